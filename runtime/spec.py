@@ -1,0 +1,371 @@
+"""What a model is: models.toml, read and checked here and nowhere else."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt, TypeAdapter, ValidationError
+
+from .errors import MissingFileError, ModelNotFoundError, SpecError
+
+_CHECKED = ConfigDict(extra="forbid", str_strip_whitespace=False)
+_PARTS = ("video", "audio", "llm", "prompt", "messages")
+Triple = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """A published file or folder: the name people have it under, and where it comes from."""
+
+    __pydantic_config__ = _CHECKED
+    name: str
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class PixelNormalise:
+    """(pixel / 255 - mean) / std, per RGB channel."""
+
+    __pydantic_config__ = _CHECKED
+    mean: Triple
+    std: Triple
+
+
+@dataclass(frozen=True)
+class VisionEncoder:
+    """EVA-CLIP vision transformer; depth counts the blocks that are used, the file may hold more."""
+
+    __pydantic_config__ = _CHECKED
+    patch_size: PositiveInt
+    hidden_size: PositiveInt
+    depth: PositiveInt
+    num_heads: PositiveInt
+    intermediate_size: PositiveInt
+
+
+@dataclass(frozen=True)
+class Qformer:
+    """A BERT-like transformer whose learned queries attend to encoder tokens.
+
+    cross_attention_every: layers 0, n, 2n, ... have cross-attention.
+    """
+
+    __pydantic_config__ = _CHECKED
+    query_tokens: PositiveInt
+    layers: PositiveInt
+    hidden_size: PositiveInt = 768
+    num_heads: PositiveInt = 12
+    intermediate_size: PositiveInt = 3072
+    cross_attention_every: PositiveInt = 1
+
+
+@dataclass(frozen=True)
+class VideoQformer(Qformer):
+    """max_frames: rows of the frame-position table."""
+
+    max_frames: PositiveInt = 32
+
+
+@dataclass(frozen=True)
+class AudioQformer(Qformer):
+    """max_clips: rows of the clip-position table."""
+
+    max_clips: PositiveInt = 8
+
+
+@dataclass(frozen=True)
+class VideoFiles:
+    """The files of the picture side that all variants share."""
+
+    __pydantic_config__ = _CHECKED
+    encoder: WeightFile
+    qformer: WeightFile
+
+
+@dataclass(frozen=True)
+class VideoSpec:
+    """Pictures: preprocessing, encoder, image Q-former per frame, video Q-former."""
+
+    __pydantic_config__ = _CHECKED
+    num_frames: PositiveInt
+    image_size: PositiveInt
+    normalise: PixelNormalise
+    encoder: VisionEncoder
+    qformer: Qformer
+    video_qformer: VideoQformer
+    files: VideoFiles
+
+
+@dataclass(frozen=True)
+class FbankFrame:
+    """The analysis window of the filterbank."""
+
+    __pydantic_config__ = _CHECKED
+    length_ms: PositiveFloat
+    shift_ms: PositiveFloat
+    window: Literal["hanning"]
+
+
+@dataclass(frozen=True)
+class FbankNormalise:
+    """(log mel - mean) / std."""
+
+    __pydantic_config__ = _CHECKED
+    mean: float
+    std: PositiveFloat
+
+
+@dataclass(frozen=True)
+class AudioEncoder:
+    """ImageBind audio trunk: one vector of output_size per clip."""
+
+    __pydantic_config__ = _CHECKED
+    hidden_size: PositiveInt
+    depth: PositiveInt
+    num_heads: PositiveInt
+    intermediate_size: PositiveInt
+    kernel_size: PositiveInt
+    stride: PositiveInt
+    output_size: PositiveInt
+
+
+@dataclass(frozen=True)
+class AudioFiles:
+    """The file of the sound side that all variants share."""
+
+    __pydantic_config__ = _CHECKED
+    encoder: WeightFile
+
+
+@dataclass(frozen=True)
+class AudioSpec:
+    """Sound: preprocessing, encoder per clip, audio Q-former."""
+
+    __pydantic_config__ = _CHECKED
+    sample_rate: PositiveInt
+    num_clips: PositiveInt
+    clip_seconds: PositiveFloat
+    num_mel_bins: PositiveInt
+    target_length: PositiveInt
+    frame: FbankFrame
+    normalise: FbankNormalise
+    encoder: AudioEncoder
+    audio_qformer: AudioQformer
+    files: AudioFiles
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is drawn; temperature 0 takes the most likely one. Order: temperature, top-k, top-p."""
+
+    __pydantic_config__ = _CHECKED
+    temperature: Annotated[float, Field(ge=0)]
+    top_p: Annotated[float, Field(gt=0, le=1)]
+    top_k: Annotated[int, Field(ge=0)]
+    max_tokens: PositiveInt
+    repetition_penalty: PositiveFloat = 1.0
+
+
+@dataclass(frozen=True)
+class LlmSpec:
+    """The language model; its other dimensions stand in the config.json of its folder."""
+
+    __pydantic_config__ = _CHECKED
+    architecture: Literal["llama"]
+    hidden_size: PositiveInt
+    n_ctx: PositiveInt
+    quantization: str
+    sampling: Sampling
+
+
+@dataclass(frozen=True)
+class PromptSpec:
+    """How turns become a prompt.
+
+    first: {system} {message}, answer: {answer}, next: {message}. `<s>` and `</s>` in these templates are the
+    control tokens, never in what a user types. stop: strings that end an answer, beside the end token.
+    keep_after: what an answer says up to the last such mark is dropped, as upstream does.
+    """
+
+    __pydantic_config__ = _CHECKED
+    first: str
+    answer: str
+    next: str
+    stop: tuple[str, ...]
+    keep_after: str
+
+
+@dataclass(frozen=True)
+class MediaTexts:
+    """One text per kind of media that a turn brings."""
+
+    __pydantic_config__ = _CHECKED
+    video: str
+    audio_video: str
+    image: str
+    audio: str
+    text: str
+
+
+@dataclass(frozen=True)
+class MessageSpec:
+    """What stands around the media of a turn.
+
+    message: {video} and {audio} are where the embeds go; {num_frames}, {seconds} and {question} are text.
+    """
+
+    __pydantic_config__ = _CHECKED
+    system: MediaTexts
+    message: MediaTexts
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """The files that differ between variants; llm is a folder, or llm_base + llm_delta where it was not merged."""
+
+    __pydantic_config__ = _CHECKED
+    vl: WeightFile
+    llm: WeightFile
+    al: WeightFile | None = None
+    llm_base: WeightFile | None = None
+    llm_delta: WeightFile | None = None
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """One entry of models.toml with its parts; audio is None where no audio branch was published."""
+
+    __pydantic_config__ = _CHECKED
+    name: str
+    source: str
+    weights: str
+    license: str
+    video: VideoSpec
+    llm: LlmSpec
+    prompt: PromptSpec
+    messages: MessageSpec
+    files: ModelFiles
+    audio: AudioSpec | None = None
+
+
+_MODEL_SPEC = TypeAdapter(ModelSpec)
+
+
+def spec_from_dict(table: dict[str, Any], where: str) -> ModelSpec:
+    """Check one whole entry.
+
+    Raises:
+        SpecError: a field is missing, unknown or of the wrong type; names `where` and the field.
+    """
+    try:
+        spec = _MODEL_SPEC.validate_python(table)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise SpecError(f"{where}: {field}: {first['msg']}, found {first['input']!r:.60}; mend the entry") from error
+    _check_agreement(spec, where)
+    return spec
+
+
+def spec_to_dict(spec: ModelSpec) -> dict[str, Any]:
+    """The entry as JSON types; `spec_from_dict` reads it back."""
+    table: dict[str, Any] = _MODEL_SPEC.dump_python(spec, mode="json", exclude_none=True)
+    return table
+
+
+def read_specs(extra: Path | None = None) -> dict[str, ModelSpec]:
+    """All models: the registry that ships with vllama, then the entries of `extra`, which win.
+
+    Raises:
+        MissingFileError: `extra` is not there.
+        SpecError: a file is not TOML, or an entry is wrong.
+    """
+    tables = [_read_toml(files("vllama").joinpath("models.toml").read_text("utf-8"), "models.toml")]
+    if extra is not None:
+        try:
+            tables.append(_read_toml(extra.read_text("utf-8"), str(extra)))
+        except OSError as error:
+            raise MissingFileError(f"{extra}: {error.strerror}; give a file with [models.NAME] entries") from error
+        except UnicodeDecodeError as error:
+            raise SpecError(f"{extra}: not a UTF-8 text; give a TOML file with [models.NAME] entries") from error
+    parts: dict[str, dict[str, Any]] = {kind: {} for kind in _PARTS}
+    entries: dict[str, Any] = {}
+    for table in tables:
+        for kind in _PARTS:
+            parts[kind].update(table.get(kind, {}))
+        entries.update(table.get("models", {}))
+    return {name: spec_from_dict(_resolve(name, entry, parts), f"models.{name}") for name, entry in entries.items()}
+
+
+def find_spec(name: str, extra: Path | None = None) -> ModelSpec:
+    """The entry of that name.
+
+    Raises:
+        ModelNotFoundError: there is none.
+    """
+    specs = read_specs(extra)
+    if name not in specs:
+        raise ModelNotFoundError(f"no model is called {name!r}; known: {', '.join(sorted(specs))}")
+    return specs[name]
+
+
+def _read_toml(text: str, where: str) -> dict[str, Any]:
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SpecError(f"{where}: not TOML: {error}; mend the file") from error
+    unknown = set(table) - {*_PARTS, "models"}
+    if unknown:
+        raise SpecError(f"{where}: unknown table {min(unknown)!r}; known: {', '.join((*_PARTS, 'models'))}")
+    return table
+
+
+def _resolve(name: str, entry: object, parts: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Put the shared parts that an entry names in place of their names."""
+    if not isinstance(entry, dict):
+        raise SpecError(f"models.{name}: found {entry!r:.60}; write a table")
+    table = {"name": name, **entry}
+    for kind in _PARTS:
+        part = table.get(kind)
+        if isinstance(part, str):
+            if part not in parts[kind]:
+                raise SpecError(f"models.{name}: {kind} = {part!r} names no [{kind}.{part}]; add it or mend the name")
+            table[kind] = parts[kind][part]
+    return table
+
+
+def _check_agreement(spec: ModelSpec, where: str) -> None:
+    """Relations between fields that a type cannot state."""
+    video, audio = spec.video, spec.audio
+    wrong = None
+    if video.image_size % video.encoder.patch_size:
+        wrong = f"image_size {video.image_size} is no multiple of patch_size {video.encoder.patch_size}"
+    elif video.video_qformer.hidden_size != video.qformer.hidden_size:
+        wrong = f"video_qformer.hidden_size {video.video_qformer.hidden_size} is not that of qformer"
+    elif video.num_frames > video.video_qformer.max_frames:
+        wrong = f"num_frames {video.num_frames} exceeds max_frames {video.video_qformer.max_frames}"
+    elif audio and audio.num_clips > audio.audio_qformer.max_clips:
+        wrong = f"num_clips {audio.num_clips} exceeds max_clips {audio.audio_qformer.max_clips}"
+    elif audio and spec.files.al is None:
+        wrong = "it has an audio part but no files.al"
+    for part, width, heads in _widths(spec):
+        if width % heads:
+            wrong = f"{part}: hidden_size {width} is no multiple of num_heads {heads}"
+    if wrong:
+        raise SpecError(f"{where}: {wrong}; mend the entry")
+
+
+def _widths(spec: ModelSpec) -> list[tuple[str, int, int]]:
+    video, audio = spec.video, spec.audio
+    parts: list[tuple[str, VisionEncoder | Qformer | AudioEncoder]] = [
+        ("video.encoder", video.encoder),
+        ("video.qformer", video.qformer),
+        ("video.video_qformer", video.video_qformer),
+    ]
+    if audio:
+        parts += [("audio.encoder", audio.encoder), ("audio.audio_qformer", audio.audio_qformer)]
+    return [(name, part.hidden_size, part.num_heads) for name, part in parts]

@@ -1,0 +1,102 @@
+"""The carriers: what travels from a clip to an answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Modality = Literal["video", "image", "audio"]
+Float32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One picture of a clip.
+
+    pixels: uint8 (image_size, image_size, 3), RGB, upright. index: its number in display order.
+    time: seconds from the start of the clip.
+    """
+
+    index: int
+    time: float
+    pixels: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """A stretch of sound.
+
+    data: float32 (channels, n), [-1, 1], at sample_rate Hz. start: seconds from the start of the clip.
+    """
+
+    start: float
+    data: Float32
+    sample_rate: int
+
+    @property
+    def end(self) -> float:
+        """Seconds from the start of the clip."""
+        return self.start + self.data.shape[1] / self.sample_rate
+
+
+@dataclass(frozen=True)
+class Span:
+    """A stretch of time, in seconds from the start of the clip; `Span.last` counts from its end."""
+
+    start: float
+    end: float
+
+    @classmethod
+    def last(cls, seconds: float) -> Span:
+        """The newest `seconds` of whatever it is asked of."""
+        return cls(-seconds, 0.0)
+
+    def within(self, duration: float) -> Span:
+        """This span on a clip of `duration` seconds: counted from its start and cut to it."""
+        shift = duration if self.start < 0 else 0.0
+        return Span(max(0.0, self.start + shift), min(duration, self.end + shift))
+
+
+@dataclass(frozen=True)
+class Embeds:
+    """Rows that stand in the prompt where words would: float32 (n_tokens, hidden_size)."""
+
+    data: Float32
+    modality: Modality
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What one answer was made of, and what it cost.
+
+    frame_times: seconds. audio_spans: (from, to) in seconds. prefilled_tokens: positions decoded for this
+    question, prompt_tokens: all positions of the prompt. first_token_ms: from the question to its first token.
+    finish: why the answer ended; "stop" a stop string or the end token, "length" max_tokens, "context" n_ctx was
+    full, "cancelled" by the caller.
+    """
+
+    model: str
+    answer: str
+    token_ids: tuple[int, ...]
+    prompt_tokens: int
+    prefilled_tokens: int
+    answer_tokens: int
+    encode_ms: float
+    prefill_ms: float
+    first_token_ms: float
+    tokens_per_second: float
+    frame_times: tuple[float, ...]
+    audio_spans: tuple[tuple[float, float], ...]
+    seed: int
+    finish: Literal["stop", "length", "context", "cancelled"]
+
+
+@dataclass(frozen=True)
+class Delta:
+    """A piece of an answer as it is made; the last one of an answer has `usage`."""
+
+    text: str
+    usage: Usage | None = None
