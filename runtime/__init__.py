@@ -1,1 +1,51 @@
-"""The Python API of vllama."""
+"""Ask a video, its sound or a picture: the runtime of exported Video-LLaMA models, without torch."""
+
+from .chat import Chat
+from .engine import Engine
+from .errors import (
+    BackendError,
+    BackendUnavailableError,
+    ChecksumError,
+    ContextOverflowError,
+    DecodeError,
+    DeviceError,
+    DiskFullError,
+    FileError,
+    MediaError,
+    MissingFileError,
+    ModelNotFoundError,
+    ShapeError,
+    SpecError,
+    VllamaError,
+)
+from .spec import ModelSpec, Sampling
+from .timeline import Timeline
+from .types import Delta, Embeds, Frame, Samples, Span, Usage
+
+__all__ = [
+    "BackendError",
+    "BackendUnavailableError",
+    "Chat",
+    "ChecksumError",
+    "ContextOverflowError",
+    "DecodeError",
+    "Delta",
+    "DeviceError",
+    "DiskFullError",
+    "Embeds",
+    "Engine",
+    "FileError",
+    "Frame",
+    "MediaError",
+    "MissingFileError",
+    "ModelNotFoundError",
+    "ModelSpec",
+    "Samples",
+    "Sampling",
+    "ShapeError",
+    "Span",
+    "SpecError",
+    "Timeline",
+    "Usage",
+    "VllamaError",
+]

@@ -39,7 +39,7 @@ class Samples:
     @property
     def end(self) -> float:
         """Seconds from the start of the clip."""
-        return self.start + self.data.shape[1] / self.sample_rate
+        return float(self.start + self.data.shape[1] / self.sample_rate)
 
 
 @dataclass(frozen=True)

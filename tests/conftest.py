@@ -7,14 +7,19 @@ takes every dimension from its `tiny/config.json`.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from vllama.runtime.spec import ModelSpec, find_spec
 
@@ -154,3 +159,104 @@ llm = {{ name = "{llm}" }}
 """
     named = {"vl": files["vl"], "al": files["al"], "llm": files["llama"].rstrip("/")}
     return parts + "".join(entry.format(name=name, **named) for name in ("vicuna", "llama-2"))
+
+
+Vllama = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the command keeps bundles and timelines in this run."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="session")
+def vllama(home: Path) -> Vllama:
+    """Run the `vllama` command as a person does; keyword `env` adds variables, others go to subprocess.run."""
+    own = {"VLLAMA_MODELS": str(home / "models"), "VLLAMA_CACHE": str(home / "cache"), "COLUMNS": "120"}
+
+    def run(*arguments: object, env: dict[str, str] | None = None, **options: Any) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "vllama.cli", *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            **{"stdin": None if "input" in options else subprocess.DEVNULL, **options},
+            env={**os.environ, **own, **(env or {})},
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def export_tiny(vllama: Vllama, tiny_models: Path, tiny_weights: Path) -> Callable[..., Path]:
+    """Export an entry of `tiny_models` through the command line; the same options give the same bundle."""
+
+    @functools.cache
+    def exported(name: str, quant: str, precision: str) -> Path:
+        out = tiny_models.parent / f"{name}-{quant}-{precision}"
+        options = ("--weights", tiny_weights, "--models", tiny_models, "--quant", quant, "--precision", precision)
+        done = vllama("export", name, *options, "--out", out)
+        assert done.returncode == 0, done.stderr
+        return out
+
+    def export(name: str = "tiny-vicuna", quant: str = "F32", precision: str = "fp32") -> Path:
+        return exported(name, quant, precision)
+
+    return export
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(export_tiny: Callable[..., Path]) -> Path:
+    """tiny-vicuna in float32 throughout."""
+    return export_tiny()
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four seconds of a moving bar and a rising tone: H.264 at 10 per second, AAC stereo at 44.1 kHz."""
+    return _render(tmp_path_factory.mktemp("clips") / "clip.mp4", picture=True, sound=True)
+
+
+@pytest.fixture(scope="session")
+def silent_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same pictures without an audio track."""
+    return _render(tmp_path_factory.mktemp("clips") / "silent.mp4", picture=True, sound=False)
+
+
+@pytest.fixture(scope="session")
+def sound_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same sound alone."""
+    return _render(tmp_path_factory.mktemp("clips") / "sound.m4a", picture=False, sound=True)
+
+
+@pytest.fixture(scope="session")
+def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("clips") / "picture.png"
+    Image.fromarray(_bar(3)).save(path)
+    return path
+
+
+def _bar(index: int) -> np.ndarray:
+    pixels = np.full((96, 128, 3), (40, 60, 90), np.uint8)
+    pixels[:, 3 * index : 3 * index + 12] = (230, 180, 40)
+    return pixels
+
+
+def _render(path: Path, *, picture: bool, sound: bool, seconds: int = 4, rate: int = 44100) -> Path:
+    with av.open(path, "w") as container:
+        video = container.add_stream("libx264", 10, options={"crf": "20"}) if picture else None
+        audio = container.add_stream("aac", rate, layout="stereo") if sound else None
+        if video:
+            video.width, video.height, video.pix_fmt = 128, 96, "yuv420p"
+            for index in range(10 * seconds):
+                container.mux(video.encode(av.VideoFrame.from_ndarray(_bar(index % 38), "rgb24")))
+            container.mux(video.encode())
+        if audio:
+            time = np.arange(seconds * rate) / rate
+            tone = (0.3 * np.sin(2 * np.pi * (200 + 100 * time) * time)).astype(np.float32)
+            frame = av.AudioFrame.from_ndarray(np.stack([tone, tone]), "fltp", "stereo")
+            frame.sample_rate = rate
+            container.mux(audio.encode(frame))
+            container.mux(audio.encode())
+    return path

@@ -1,0 +1,104 @@
+"""Run vllama, or its tests, from a fresh checkout: `python3.11 .dev/run.py vllama ...` and `python3.11 .dev/run.py test`.
+
+The first call makes `.venv` and installs there what the job needs, at the versions of constraints.txt; llama.cpp is
+compiled once, which takes about ten minutes. Later calls start at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+VENV = ROOT / ".venv"
+BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
+CONSTRAINTS = ROOT / ".dev" / "constraints.txt"
+SOURCES = ("export", "runtime", "cli", "models.toml", "pyproject.toml")
+CHECKS = (
+    ("ruff", "format", "--check", "."),
+    ("ruff", "check", "."),
+    ("mypy",),
+    ("lint-imports",),
+    ("pytest",),
+)
+COMPILER = {
+    "linux": "sudo apt-get install g++   (or: sudo dnf install gcc-c++)",
+    "darwin": "xcode-select --install",
+    "win32": "winget install Microsoft.VisualStudio.2022.BuildTools  with the C++ workload",
+}
+
+
+def main(arguments: list[str]) -> int:
+    """Install what the job needs, then do it."""
+    if not arguments or arguments[0] not in ("vllama", "test"):
+        print(__doc__)
+        return 2
+    program, *rest = arguments
+    if program == "vllama":
+        install("cpu,export" if rest[:1] == ["export"] else "cpu")
+        return run("vllama", *rest)
+    install("cpu,export,dev")
+    checks = CHECKS[:-1] if not rest else ()
+    return next((code for check in checks if (code := run(*check))), 0) or run("pytest", *rest)
+
+
+def install(extras: str) -> None:
+    """Bring `.venv` up to date: dependencies when they were changed, vllama itself when a source file was."""
+    if sys.version_info[:2] != (3, 11) and not VENV.exists():
+        print(f"note: tested on Python 3.11, this is {sys.version.split()[0]}", file=sys.stderr)
+    if not VENV.exists():
+        subprocess.run([sys.executable, "-m", "venv", str(VENV)], check=True)
+    if stale(f"dependencies-{extras}", ROOT / "pyproject.toml", CONSTRAINTS):
+        need_compiler()
+        pip("install", "--constraint", str(CONSTRAINTS), f"{ROOT}[{extras}]")
+        done(f"dependencies-{extras}", ROOT / "pyproject.toml", CONSTRAINTS)
+    files = [path for name in SOURCES for path in sorted([ROOT / name, *(ROOT / name).rglob("*")]) if path.is_file()]
+    if stale("sources", *files):
+        pip("install", "--no-deps", "--force-reinstall", str(ROOT))
+        done("sources", *files)
+
+
+def need_compiler() -> None:
+    """Say what is missing before ten minutes of pip end in a page of CMake."""
+    names = ("c++", "g++", "clang++", os.environ.get("CXX") or "c++")
+    if os.name == "nt" or any(shutil.which(name) for name in names):
+        return  # on Windows CMake finds the compiler where PATH does not show it
+    sys.exit(f"a C++ compiler is missing; install it: {COMPILER.get(sys.platform, COMPILER['linux'])}")
+
+
+def pip(*arguments: str) -> None:
+    command = [str(BIN / "python"), "-m", "pip", "--quiet", "--disable-pip-version-check", *arguments]
+    code = subprocess.run(command, stdout=sys.stderr).returncode
+    if code:
+        sys.exit(f"pip failed ({code}); on a machine without a C++ compiler: {COMPILER.get(sys.platform, '')}")
+
+
+def run(program: str, *arguments: str) -> int:
+    try:
+        return subprocess.run([str(BIN / program), *arguments], cwd=ROOT if program != "vllama" else None).returncode
+    except KeyboardInterrupt:
+        return 130
+
+
+def stale(what: str, *files: Path) -> bool:
+    stamp = VENV / f".{what}"
+    return not stamp.is_file() or stamp.read_text() != digest(*files)
+
+
+def done(what: str, *files: Path) -> None:
+    (VENV / f".{what}").write_text(digest(*files))
+
+
+def digest(*files: Path) -> str:
+    sha = hashlib.sha256()
+    for path in files:
+        sha.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
+    return sha.hexdigest()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

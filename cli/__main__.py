@@ -1,0 +1,5 @@
+"""`python -m vllama.cli`."""
+
+from .app import main
+
+main()

@@ -1,0 +1,130 @@
+"""What a person or a script sees: streamed answers, JSON lines, progress, tables."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import TransferSpeedColumn as SpeedColumn
+from rich.table import Table
+
+from vllama.runtime import Delta, Timeline, Usage
+from vllama.runtime.bundle import Manifest
+from vllama.runtime.spec import ModelSpec
+
+Step = Callable[[int, int], None]
+PartStep = Callable[[str, int, int], None]
+
+
+def print_stream(deltas: Iterable[Delta]) -> Usage:
+    """The answer to stdout as it is made."""
+    usage = None
+    for delta in deltas:
+        sys.stdout.write(delta.text)
+        sys.stdout.flush()
+        usage = delta.usage or usage
+    print()
+    assert usage is not None
+    return usage
+
+
+def print_json(question: str, deltas: Iterable[Delta]) -> None:
+    """One JSON object for the whole answer to stdout."""
+    usage = next(delta.usage for delta in deltas if delta.usage)
+    row = asdict(usage)
+    print(json.dumps({"model": row.pop("model"), "question": question, **row}, ensure_ascii=False), flush=True)
+
+
+def evidence_line(usage: Usage, timeline: Timeline, spec: ModelSpec, *, audio: bool) -> str:
+    """What the answer rests on: which pictures and which seconds of sound, or why none."""
+    if timeline.kind == "image":
+        seen = "saw the picture"
+    elif usage.frame_times:
+        times = " ".join(f"{time:.1f}" for time in usage.frame_times)
+        seen = f"saw {len(usage.frame_times)} frame{'s' * (len(usage.frame_times) > 1)} at {times} s"
+    else:
+        seen = "saw nothing: a sound file"
+    if usage.audio_spans:
+        spans = " ".join(f"{start:.1f}-{end:.1f}" for start, end in usage.audio_spans)
+        return f"{seen}; heard {spans} s"
+    if timeline.kind == "image":
+        return seen
+    if not audio:
+        reason = "--no-audio"
+    elif not timeline.sound:
+        reason = "the clip has no audio track"
+    else:
+        reason = f"{spec.name} has no audio branch"
+    return f"{seen}; heard nothing: {reason}"
+
+
+@contextmanager
+def verifying_bar() -> Iterator[Step]:
+    """Bytes of a bundle verified."""
+    with _bar("verifying", DownloadColumn(), SpeedColumn()) as step:
+        yield step
+
+
+@contextmanager
+def encoding_bar() -> Iterator[Step]:
+    """Pictures and stretches of sound encoded."""
+    with _bar("encoding", MofNCompleteColumn()) as step:
+        yield step
+
+
+@contextmanager
+def part_bars() -> Iterator[PartStep]:
+    """A bar per part of an export: bytes, rate, time left; a line per part where stderr is no terminal."""
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description:>20}"),
+        BarColumn(),
+        DownloadColumn(),
+        SpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
+        tasks = {}
+
+        def step(part: str, done: int, total: int) -> None:
+            if part not in tasks:
+                tasks[part] = bars.add_task(part, total=total)
+            bars.update(tasks[part], completed=done, total=total)
+            if not console.is_terminal and done >= total:
+                print(f"{part}: {done:,} bytes", file=sys.stderr)
+
+        yield step
+
+
+def fidelity_table(manifest: Manifest) -> None:
+    """What the export cost, part by part, to stdout."""
+    table = Table(title=f"{manifest.model}: fidelity to the original weights")
+    for column in ("part", "precision", "max abs error", "cosine", "mean KL", "same top token", "flipped answers"):
+        table.add_column(column, justify="left" if column in ("part", "precision") else "right")
+    for row in manifest.fidelity:
+        flips = None if row.flips is None else f"{row.flips} of {row.prompts}"
+        cells = (_number(row.max_abs, ".2e"), _number(row.cosine, ".6f"), _number(row.kl, ".2e"))
+        table.add_row(row.part, row.precision, *cells, _number(row.same_top, ".1%"), flips or "")
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    for note in manifest.widened:
+        print(f"kept wider than asked: {note}")
+    for note in manifest.notes:
+        print(f"note: {note}")
+
+
+@contextmanager
+def _bar(label: str, *columns: DownloadColumn | SpeedColumn | MofNCompleteColumn) -> Iterator[Step]:
+    console = Console(stderr=True)
+    shown = (TextColumn(label), BarColumn(), *columns, TimeRemainingColumn())
+    with Progress(*shown, console=console, transient=True, disable=not console.is_terminal) as bars:
+        task = bars.add_task(label, total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)

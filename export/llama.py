@@ -1,0 +1,258 @@
+"""An HF LLaMA folder as people have it, or a base with a delta, opened and checked before any work."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from vllama.runtime.errors import FileError, MissingFileError
+from vllama.runtime.spec import ModelSpec
+
+from .checkpoint import find_file, open_state_dict
+from .vocabulary import Vocabulary, read_json, read_vocabulary
+
+StoredType = Literal["F32", "F16", "BF16"]
+_STORED: dict[torch.dtype, StoredType] = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+_IGNORED = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")  # computed from rope_theta
+_EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
+_FORMATS = (("model", ".safetensors"), ("pytorch_model", ".bin"))
+
+
+@dataclass(frozen=True)
+class LlamaConfig:
+    """The dimensions in a config.json; n_ctx_train: positions it was trained with."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    rms_norm_eps: float
+    rope_theta: float
+    n_ctx_train: int
+
+
+class LlamaFolder:
+    """The tensors of one LLaMA, read when they are asked for.
+
+    Attributes:
+        config: its dimensions; vocab_size is the number of embedding rows.
+        dtype: how the tensors are stored.
+        vocabulary: one entry per embedding row.
+        tokenizer: the SentencePiece model.
+        sources: every file that was read.
+        ignored: keys in the files that a LLaMA does not need.
+        notes: what in the folder was not followed, in sentences.
+    """
+
+    def __init__(
+        self, config: LlamaConfig, vocabulary: Vocabulary, folder: _Folder, base: _Folder | None, notes: tuple[str, ...]
+    ) -> None:
+        self.config = config
+        self.vocabulary = vocabulary
+        self.tokenizer = vocabulary.sources[0]
+        self.dtype: StoredType = "F16" if base else _STORED[folder.tensors[_EMBEDDING].dtype]
+        self.sources = tuple(sorted({*folder.sources, *(base.sources if base else ()), *vocabulary.sources}))
+        self.ignored = tuple(sorted({*folder.ignored, *(base.ignored if base else ())}))
+        self.notes = (*vocabulary.notes, *notes)
+        self._folder = folder
+        self._base = base
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """One tensor by its HF name; base and delta are added in float16 as upstream does it.
+
+        Source: FastChat, fastchat/model/apply_delta.py, for the Vicuna v0 deltas that Video-LLaMA 64888c0 uses.
+        """
+        tensor = self._folder.named(name)
+        if self._base is None:
+            return tensor
+        delta, base = tensor.to(torch.float16), self._base.named(name).to(torch.float16)
+        total = delta.clone()
+        total[: base.shape[0]] += base  # the base has no row for [PAD], which counts as zero
+        return total
+
+
+def open_llama(spec: ModelSpec, weights: Path) -> LlamaFolder:
+    """The language model of `spec` in `weights`: one folder, or base and delta.
+
+    Raises:
+        MissingFileError: the folder, a shard, config.json or tokenizer.model is not there.
+        FileError: a tensor is missing, unknown or of another shape than config.json and the spec say; or the
+            tokenizer cannot write the stop strings of the prompt format.
+    """
+    place, base_place = _find_folders(spec, weights)
+    folder = _Folder(place)
+    base = _Folder(base_place) if base_place else None
+    config = folder.config
+    if config.hidden_size != spec.llm.hidden_size:
+        raise FileError(
+            f"{place / 'config.json'}: hidden_size is {config.hidden_size} and that of {spec.name} is "
+            f"{spec.llm.hidden_size}; use the weights that models.toml names"
+        )
+    if base is not None and (
+        replace(base.config, vocab_size=0, n_ctx_train=0) != replace(config, vocab_size=0, n_ctx_train=0)
+        or base.config.vocab_size > config.vocab_size
+    ):
+        raise FileError(f"{base_place}: its config.json does not fit that of {place}; use the base of this delta")
+    vocabulary = read_vocabulary(place, config.vocab_size)
+    for stop in spec.prompt.stop:
+        vocabulary.check_encodes(stop)
+    return LlamaFolder(config, vocabulary, folder, base, _odd_ids(place, vocabulary))
+
+
+class _Folder:
+    """config.json and shards of one folder, checked against each other."""
+
+    def __init__(self, path: Path) -> None:
+        table = read_json(path / "config.json")
+        self.config = _read_config(path / "config.json", table)
+        self.tied = bool(table.get("tie_word_embeddings", False))
+        files, index = _find_shards(path)
+        self.sources = [path / "config.json", *index, *files]
+        self.tensors: dict[str, torch.Tensor] = {}
+        self._where: dict[str, Path] = {}
+        for file in files:
+            for key, tensor in open_state_dict(file).items():
+                if key in self._where:
+                    raise FileError(f"{file}: {key} is also in {self._where[key].name}; keep one set of shards")
+                self.tensors[key], self._where[key] = tensor, file
+        self.ignored = tuple(key for key in self.tensors if _IGNORED.fullmatch(key))
+        self._check(path)
+
+    def named(self, name: str) -> torch.Tensor:
+        return self.tensors[_EMBEDDING if name == _HEAD and _HEAD not in self.tensors else name]
+
+    def _check(self, path: Path) -> None:
+        expected = dict(tensor_shapes(self.config))
+        for key, shape in expected.items():
+            if key not in self.tensors:
+                if key == _HEAD and self.tied:
+                    continue
+                raise FileError(f"{path}: no file has {key} {shape}; fetch the whole folder")
+            found = self.tensors[key]
+            if tuple(found.shape) != shape or found.dtype not in _STORED:
+                raise FileError(
+                    f"{self._where[key]}: {key} is {found.dtype} {tuple(found.shape)} and config.json asks for {shape} "
+                    "in float32, float16 or bfloat16; fetch both again"
+                )
+        surplus = self.tensors.keys() - expected.keys() - set(self.ignored)
+        if surplus:
+            key = min(surplus)
+            shape = tuple(self.tensors[key].shape)
+            raise FileError(f"{self._where[key]}: {key} {shape} is no tensor of a LLaMA; use the original weights")
+
+
+def tensor_shapes(config: LlamaConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """HF names and shapes of all tensors, in the order of the computation."""
+    hidden, inner = config.hidden_size, config.intermediate_size
+    kv = hidden // config.num_heads * config.num_kv_heads
+    yield _EMBEDDING, (config.vocab_size, hidden)
+    for layer in range(config.num_layers):
+        block = f"model.layers.{layer}"
+        yield f"{block}.input_layernorm.weight", (hidden,)
+        yield f"{block}.self_attn.q_proj.weight", (hidden, hidden)
+        yield f"{block}.self_attn.k_proj.weight", (kv, hidden)
+        yield f"{block}.self_attn.v_proj.weight", (kv, hidden)
+        yield f"{block}.self_attn.o_proj.weight", (hidden, hidden)
+        yield f"{block}.post_attention_layernorm.weight", (hidden,)
+        yield f"{block}.mlp.gate_proj.weight", (inner, hidden)
+        yield f"{block}.mlp.up_proj.weight", (inner, hidden)
+        yield f"{block}.mlp.down_proj.weight", (hidden, inner)
+    yield "model.norm.weight", (hidden,)
+    yield _HEAD, (config.vocab_size, hidden)
+
+
+def _find_folders(spec: ModelSpec, weights: Path) -> tuple[Path, Path | None]:
+    files = spec.files
+    try:
+        return find_file(weights, files.llm), None
+    except MissingFileError:
+        if files.llm_base is None or files.llm_delta is None:
+            raise
+    try:
+        return find_file(weights, files.llm_delta), find_file(weights, files.llm_base)
+    except MissingFileError as error:
+        raise MissingFileError(
+            f"{weights}: there is neither {files.llm.name} nor both {files.llm_base.name} and {files.llm_delta.name}; "
+            f"fetch one of them: {files.llm_base.source} {files.llm_delta.source}".rstrip(": ")
+        ) from error
+
+
+def _find_shards(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The shards of one format that are all there, and their index if there is one."""
+    missing: list[Path] = []
+    for stem, suffix in _FORMATS:
+        index = folder / f"{stem}{suffix}.index.json"
+        if index.is_file():
+            names = _indexed(index)
+        elif (folder / f"{stem}{suffix}").is_file():
+            names = [f"{stem}{suffix}"]
+        else:
+            names = _numbered(folder, stem, suffix)
+        absent = [folder / name for name in names if not (folder / name).is_file()]
+        if names and not absent:
+            return [folder / name for name in names], [index] if index.is_file() else []
+        missing += absent
+    what = f"{missing[0]}: there is no such file" if missing else f"{folder}: no model*.safetensors, pytorch_model*.bin"
+    raise MissingFileError(f"{what}; fetch the whole folder")
+
+
+def _indexed(index: Path) -> list[str]:
+    names = read_json(index).get("weight_map")
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        raise FileError(f"{index}: it has no weight_map of file names; fetch it again")
+    return sorted(set(names.values()))
+
+
+def _numbered(folder: Path, stem: str, suffix: str) -> list[str]:
+    """All shards of the set of which at least one is there."""
+    for path in sorted(folder.glob(f"{stem}-*-of-*{suffix}")):
+        if found := re.fullmatch(rf"{stem}-\d+-of-(\d+){re.escape(suffix)}", path.name):
+            digits = found[1]
+            numbers = range(1, int(digits) + 1)
+            return [f"{stem}-{number:0{len(digits)}}-of-{digits}{suffix}" for number in numbers]
+    return []
+
+
+def _read_config(path: Path, table: dict[str, Any]) -> LlamaConfig:
+    rope = table.get("rope_parameters") or {}
+    try:
+        heads = int(table["num_attention_heads"])
+        config = LlamaConfig(
+            vocab_size=int(table["vocab_size"]),
+            hidden_size=int(table["hidden_size"]),
+            intermediate_size=int(table["intermediate_size"]),
+            num_layers=int(table["num_hidden_layers"]),
+            num_heads=heads,
+            num_kv_heads=int(table.get("num_key_value_heads") or heads),
+            rms_norm_eps=float(table["rms_norm_eps"]),
+            rope_theta=float(table.get("rope_theta") or rope.get("rope_theta") or 10000.0),
+            n_ctx_train=int(table.get("max_position_embeddings") or table.get("max_sequence_length") or 2048),
+        )
+        scaled = table.get("rope_scaling") or rope.get("rope_type", "default") != "default"
+    except KeyError as error:
+        raise FileError(f"{path}: it has no {error}; fetch it again") from error
+    except (AttributeError, TypeError, ValueError) as error:
+        raise FileError(f"{path}: not the configuration of a LLaMA: {error}; fetch it again") from error
+    fits = config.num_heads > 0 and config.num_kv_heads > 0 and not config.num_heads % config.num_kv_heads
+    if not fits or config.hidden_size % (2 * config.num_heads):
+        raise FileError(f"{path}: its numbers of heads do not fit hidden_size {config.hidden_size}; fetch it again")
+    if table.get("model_type", "llama") != "llama" or table.get("hidden_act", "silu") != "silu" or scaled:
+        raise FileError(f"{path}: not a plain LLaMA; use the weights that models.toml names")
+    return config
+
+
+def _odd_ids(folder: Path, vocabulary: Vocabulary) -> tuple[str, ...]:
+    table = read_json(folder / "config.json")
+    names = {"bos_token_id": vocabulary.bos, "eos_token_id": vocabulary.eos}
+    return tuple(
+        f"config.json says {name} {table[name]}; {token} of tokenizer.model is used"
+        for name, token in names.items()
+        if table.get(name, token) != token
+    )

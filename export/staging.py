@@ -1,0 +1,145 @@
+"""A folder that becomes the bundle when everything in it is whole."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from vllama.runtime.bundle import FidelityRow, FileRecord, Manifest, hash_file, write_manifest
+from vllama.runtime.errors import DiskFullError, FileError
+
+_JOURNAL = "journal.json"
+
+
+@dataclass(frozen=True)
+class StagedPart:
+    """A finished part: its files, what making it cost, and a digest of what it was made from."""
+
+    files: dict[str, FileRecord]
+    fidelity: tuple[FidelityRow, ...] = ()
+    widened: tuple[str, ...] = ()
+    key: str = ""
+
+
+_PARTS = TypeAdapter(dict[str, StagedPart])
+
+
+class Staging:
+    """`OUT.partial`: parts are recorded as they are finished, so that an interrupted export goes on from there."""
+
+    def __init__(self, out: Path) -> None:
+        """
+        Raises:
+            FileError: `out` is there already, or its folder cannot be made.
+        """
+        if out.exists():
+            raise FileError(f"{out}: already there; remove it or choose another --out")
+        self.out = out
+        self.folder = out.with_name(f"{out.name}.partial")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise FileError(f"{self.folder}: {error.strerror}; choose another --out") from error
+        self.parts = self._read()
+
+    def make(self, name: str, key: str, make: Callable[[], StagedPart]) -> StagedPart:
+        """The part of that name, found finished or made now.
+
+        Whatever `make` leaves half-written is removed when it fails; finished parts stay for the next try.
+
+        Raises:
+            DiskFullError: no space left.
+        """
+        part = self.parts.get(name)
+        if part and part.key == key and self._whole(part):
+            return part
+        before = set(self.folder.iterdir())
+        try:
+            with self.writing(name):
+                part = replace(make(), key=key)
+                self.parts[name] = part
+                self._write()
+        except BaseException:
+            self.parts.pop(name, None)
+            for path in set(self.folder.iterdir()) - before:
+                path.unlink()
+            raise
+        return part
+
+    @contextmanager
+    def writing(self, what: str) -> Iterator[None]:
+        """Turns a full disk into our error."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise DiskFullError(
+                f"{what}: no space left in {self.folder.parent}; free some and run the same command, "
+                "finished parts are kept"
+            ) from error
+
+    def need(self, size: int) -> None:
+        """Refuse to begin what cannot fit.
+
+        Raises:
+            DiskFullError: fewer than `size` bytes are free, beside what is finished.
+        """
+        finished = sum(record.bytes for part in self.parts.values() for record in part.files.values())
+        free = shutil.disk_usage(self.folder).free
+        if size - finished > free:
+            raise DiskFullError(
+                f"{self.folder.parent}: {free / 1e9:.1f} GB free, the export needs about "
+                f"{(size - finished) / 1e9:.1f} GB; free some or choose another --out"
+            )
+
+    def discard_if_empty(self) -> None:
+        """Leave nothing behind when nothing was finished."""
+        if not self.parts:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def commit(self, manifest: Manifest) -> None:
+        """Write the manifest and become the bundle."""
+        with self.writing("manifest.json"):
+            write_manifest(self.folder, manifest)
+        keep = {"manifest.json", *manifest.files}
+        for path in self.folder.iterdir():
+            if path.name not in keep:
+                path.unlink()
+        os.replace(self.folder, self.out)
+
+    def _whole(self, part: StagedPart) -> bool:
+        return all(
+            (self.folder / name).is_file() and hash_file(self.folder / name) == record
+            for name, record in part.files.items()
+        )
+
+    def _read(self) -> dict[str, StagedPart]:
+        try:
+            return _PARTS.validate_json((self.folder / _JOURNAL).read_bytes())
+        except (OSError, ValidationError):
+            return {}  # nothing finished, or a journal cut by a crash: the parts are made again
+
+    def _write(self) -> None:
+        part = self.folder / f"{_JOURNAL}.part"
+        part.write_bytes(_PARTS.dump_json(self.parts))
+        os.replace(part, self.folder / _JOURNAL)
+
+
+def part_key(*facts: object) -> str:
+    """A digest of everything a part was made from."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def record_files(folder: Path, names: Sequence[str]) -> dict[str, FileRecord]:
+    """Sizes and hashes of what a part wrote."""
+    return {name: hash_file(folder / name) for name in names if (folder / name).is_file()}

@@ -1,0 +1,217 @@
+"""HF LLaMA -> GGUF: each tensor is read, permuted, quantised and written before the next one is read."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import gguf
+import numpy as np
+import torch
+from gguf import GGMLQuantizationType
+from numpy.typing import NDArray
+
+from vllama.runtime.errors import DiskFullError, FileError, SpecError
+from vllama.runtime.spec import ModelSpec
+
+from .llama import LlamaConfig, LlamaFolder, tensor_shapes
+from .quants import QUANTS as QUANTS
+from .quants import fitted, quantise, row_bytes, tensor_type
+
+_CHUNK_WEIGHTS = 1 << 22  # float32 copies are made of so much of a tensor at a time, per thread
+_NAMES = {
+    "model.embed_tokens": "token_embd",
+    "model.norm": "output_norm",
+    "lm_head": "output",
+    "input_layernorm": "attn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "post_attention_layernorm": "ffn_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+
+
+@dataclass(frozen=True)
+class GgufReport:
+    """What was written.
+
+    widened: GGUF names of tensors whose rows do not fit the blocks of their type and that got a wider one.
+    bytes: size of the file.
+    """
+
+    widened: tuple[str, ...]
+    bytes: int
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    """One tensor of the file: its name in the folder and here, and how it is stored."""
+
+    source: str
+    name: str
+    shape: tuple[int, ...]
+    type: GGMLQuantizationType
+    widened: bool
+
+    @property
+    def row_bytes(self) -> int:
+        return row_bytes(self.type, self.shape[-1])
+
+    @property
+    def bytes(self) -> int:
+        return int(np.prod(self.shape[:-1])) * self.row_bytes
+
+
+def to_gguf(
+    llama: LlamaFolder,
+    spec: ModelSpec,
+    path: Path,
+    quant: str,
+    progress: Callable[[int, int], None] | None = None,
+) -> GgufReport:
+    """Write `llama` for llama.cpp. Memory: one tensor; no other file is written, and none is left after an error.
+
+    Args:
+        quant: a name of `QUANTS`; matrices are mixed as llama.cpp's own quantiser does it, norms stay F32.
+        progress: (bytes of tensors written, bytes of all tensors).
+
+    Raises:
+        SpecError: there is no such quantisation.
+        DiskFullError, FileError: the file cannot be written.
+        BackendUnavailableError: ggml's quantiser cannot be loaded.
+    """
+    if quant not in QUANTS:
+        raise SpecError(f"quantization {quant!r} is not known; use one of {', '.join(QUANTS)}")
+    plan = [_planned(name, shape, quant, llama.config) for name, shape in tensor_shapes(llama.config)]
+    writer = gguf.GGUFWriter(path, "llama")
+    try:
+        _add_metadata(writer, llama, spec, quant)
+        for tensor in plan:
+            writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), tensor.bytes, raw_dtype=tensor.type)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        _write_tensors(writer, plan, llama, progress)
+        writer.close()
+    except OSError as error:
+        _discard(writer, path)
+        if error.errno == errno.ENOSPC:
+            raise DiskFullError(f"{path}: the disk is full; the file needs {_total(plan):,} bytes") from error
+        raise FileError(f"{path}: cannot be written: {error.strerror}; choose another folder") from error
+    except BaseException:
+        _discard(writer, path)
+        raise
+    return GgufReport(tuple(tensor.name for tensor in plan if tensor.widened), path.stat().st_size)
+
+
+def gguf_bytes(llama: LlamaFolder, quant: str) -> int:
+    """Bytes of the tensors that `to_gguf` writes."""
+    return _total([_planned(name, shape, quant, llama.config) for name, shape in tensor_shapes(llama.config)])
+
+
+def permuted(weight: torch.Tensor, num_heads: int) -> torch.Tensor:
+    """Rows of a Q or K projection in llama.cpp's rotary layout: pairs side by side, not in halves."""
+    rows, columns = weight.shape
+    return weight.view(num_heads, 2, rows // num_heads // 2, columns).transpose(1, 2).reshape(rows, columns)
+
+
+def _planned(source: str, shape: tuple[int, ...], quant: str, config: LlamaConfig) -> _Tensor:
+    stem = source.removesuffix(".weight")
+    layer, block = 0, ""
+    if stem.startswith("model.layers."):
+        _, _, number, stem = stem.split(".", 3)
+        layer, block = int(number), f"blk.{number}."
+    kind = _NAMES[stem]
+    name = f"{block}{kind}.weight"
+    if len(shape) == 1:
+        return _Tensor(source, name, shape, GGMLQuantizationType.F32, widened=False)
+    wanted = tensor_type(quant, kind, layer, config)
+    stored = fitted(wanted, shape[-1])
+    return _Tensor(source, name, shape, stored, widened=stored is not wanted)
+
+
+def _write_tensors(
+    writer: gguf.GGUFWriter,
+    plan: list[_Tensor],
+    llama: LlamaFolder,
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    done, total = 0, _total(plan)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for tensor in plan:
+            writer.write_tensor_data(_encoded(llama, tensor, pool))
+            done += tensor.bytes
+            if progress is not None:
+                progress(done, total)
+
+
+def _encoded(llama: LlamaFolder, tensor: _Tensor, pool: ThreadPoolExecutor) -> NDArray[np.uint8]:
+    weight = llama.tensor(tensor.source)
+    if tensor.name.endswith("attn_q.weight"):
+        weight = permuted(weight, llama.config.num_heads)
+    elif tensor.name.endswith("attn_k.weight"):
+        weight = permuted(weight, llama.config.num_kv_heads)
+    matrix = weight.reshape(-1, tensor.shape[-1])
+    target = np.empty((len(matrix), tensor.row_bytes), np.uint8)
+
+    def encode(rows: slice) -> None:
+        quantise(matrix[rows].to(torch.float32).contiguous().numpy(), tensor.type, target[rows])
+
+    for _ in pool.map(encode, _chunks(tensor.shape[-1], len(matrix))):
+        pass
+    return target
+
+
+def _chunks(n_per_row: int, rows: int) -> Iterator[slice]:
+    step = max(1, _CHUNK_WEIGHTS // n_per_row)
+    return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
+
+
+def _total(plan: list[_Tensor]) -> int:
+    return sum(tensor.bytes for tensor in plan)
+
+
+def _discard(writer: gguf.GGUFWriter, path: Path) -> None:
+    with contextlib.suppress(OSError):  # closing tries once more to write what could not be written
+        writer.close()
+    path.unlink(missing_ok=True)
+
+
+def _add_metadata(writer: gguf.GGUFWriter, llama: LlamaFolder, spec: ModelSpec, quant: str) -> None:
+    config, vocabulary = llama.config, llama.vocabulary
+    writer.add_type("model")
+    writer.add_name(spec.name)
+    writer.add_license(spec.license)
+    writer.add_source_url(spec.source)
+    writer.add_file_type(QUANTS[quant].file_type)
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    writer.add_context_length(config.n_ctx_train)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_heads)
+    writer.add_head_count_kv(config.num_kv_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_dimension_count(config.hidden_size // config.num_heads)
+    writer.add_rope_freq_base(config.rope_theta)
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_tokenizer_model("llama")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list(list(vocabulary.pieces))
+    writer.add_token_scores(list(vocabulary.scores))
+    writer.add_token_types(list(vocabulary.types))
+    writer.add_bos_token_id(vocabulary.bos)
+    writer.add_eos_token_id(vocabulary.eos)
+    writer.add_unk_token_id(vocabulary.unk)
+    writer.add_add_bos_token(True)
+    writer.add_add_eos_token(False)
+    writer.add_add_space_prefix(True)

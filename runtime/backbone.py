@@ -1,0 +1,277 @@
+"""The language model: prompt pieces in, tokens out; reuses the KV cache, can be cancelled."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import threading
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from itertools import groupby
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, TypeVar
+
+import numpy as np
+
+from .errors import BackendError, ContextOverflowError, ShapeError, SpecError
+from .llama_context import LlamaContext, Rows
+from .prompt import ControlToken, Piece
+from .sampler import Sampler
+from .spec import Sampling
+from .types import Embeds, Float32
+
+_Key = int | tuple[bytes, int]  # what a cached position was decoded from: a token, or a row of hashed embeds
+_T = TypeVar("_T")
+_MAX_N_CTX = 1 << 20  # far beyond it llama.cpp works for many seconds before it finds that memory is short
+_WAKE_SECONDS = 0.2  # waiting without a limit would keep Ctrl-C out on Windows
+
+
+class Backbone:
+    """One LLaMA in a GGUF file, with the KV cache of one conversation.
+
+    llama.cpp runs on a thread of its own, so that Ctrl-C and `cancel` take effect while it computes. Use a backbone
+    from one thread at a time; `cancel` alone may come from any.
+
+    Args:
+        path: the GGUF file.
+        n_ctx: positions of the context, prompt and answer together.
+        threads: CPU threads; None: one per core this process may use.
+        gpu_layers: layers to keep on the GPU, -1 all.
+        reference: float32 KV cache without flash attention, to compare with the original.
+
+    Attributes:
+        hidden_size: width of an embeds row.
+        n_vocab: number of token ids.
+        finish: why the last answer ended, as in `Usage`.
+
+    Raises:
+        MissingFileError, FileError: there is no such file, or llama.cpp cannot read a LLaMA from it.
+        BackendUnavailableError: llama-cpp-python cannot be loaded, or has no GPU support.
+        BackendError: the context does not fit the memory.
+        SpecError: n_ctx or threads is no useful number.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        n_ctx: int,
+        *,
+        threads: int | None = None,
+        gpu_layers: int = 0,
+        reference: bool = False,
+    ) -> None:
+        threads = _usable_cores() if threads is None else threads
+        if not 2 <= n_ctx <= _MAX_N_CTX or threads < 1:
+            raise SpecError(f"n_ctx is {n_ctx} and threads {threads}; use 2 to {_MAX_N_CTX}, and at least 1")
+        self._cancel = threading.Event()
+        self._cached: list[_Key] = []
+        self._prompts = 0
+        self._logits: Float32 | None = None
+        self._closed = False
+        self._worker = ThreadPoolExecutor(1, "backbone")
+        self.finish: Literal["stop", "length", "context", "cancelled"] = "stop"
+        try:
+            self._llama = self._on_worker(
+                lambda: LlamaContext(
+                    path, n_ctx, threads=threads, gpu_layers=gpu_layers, reference=reference, cancel=self._cancel
+                )
+            )
+        except BaseException:
+            self._worker.shutdown()
+            raise
+        self.hidden_size, self.n_vocab, self.n_ctx = self._llama.hidden_size, self._llama.n_vocab, self._llama.n_ctx
+
+    def tokenize(self, pieces: Sequence[Piece]) -> list[list[int] | Embeds]:
+        """Token ids of each piece by itself, so that each begins with SentencePiece's dummy space as upstream's does.
+
+        The first text begins with <s>; where the prompt begins with embeds, <s> comes before them. Text never becomes
+        a control token.
+
+        Source: Video-LLaMA 64888c0, video_llama/conversation/conversation_video.py, Chat.get_context_emb.
+        """
+        llama = self._llama
+        segments: list[list[int] | Embeds] = []
+        if not pieces or not isinstance(pieces[0], str):
+            segments.append([llama.bos])
+        for piece in pieces:
+            if isinstance(piece, Embeds):
+                segments.append(piece)
+            elif isinstance(piece, ControlToken):
+                segments.append([llama.bos if piece.text == "<s>" else llama.eos])
+            else:
+                start = [] if segments else [llama.bos]
+                segments.append(start + llama.tokenize(piece))
+        return segments
+
+    def prefill(self, segments: Sequence[list[int] | Embeds]) -> int:
+        """Read a prompt; what the KV cache already holds of it, from its start, is not decoded again.
+
+        After `cancel` the prompt is left half read: `generate` then yields nothing, and the next prefill goes on.
+
+        Args:
+            segments: token ids in [0, n_vocab), and embeds (n, hidden_size), finite.
+
+        Returns:
+            Positions that were decoded, at least the last one unless it was cancelled.
+
+        Raises:
+            ShapeError: a segment does not fit the model.
+            ContextOverflowError: the prompt and one token of answer do not fit n_ctx; nothing was decoded.
+            BackendError: llama.cpp failed.
+        """
+        runs = self._runs(segments)
+        keys = [key for rows in runs for key in _keys(rows)]
+        if not keys:
+            raise ShapeError("the prompt is empty; give at least one token")
+        if len(keys) >= self.n_ctx:
+            media = sum(len(rows) for rows in runs if rows.ndim == 2)
+            raise ContextOverflowError(
+                f"prompt needs {len(keys)} tokens ({media} media, {len(keys) - media} text) and one for an answer, "
+                f"and n_ctx is {self.n_ctx}; start a new chat"
+            )
+        self._cancel.clear()
+        self._prompts += 1
+        return self._on_worker(lambda: self._prefill(runs, keys))
+
+    def logits(self) -> Float32:
+        """(n_vocab,) of the last decoded position.
+
+        Raises:
+            BackendError: nothing was decoded, or it was cancelled.
+        """
+        if self._logits is None:
+            raise BackendError("there are no logits; prefill a prompt first")
+        return self._logits
+
+    def generate(self, sampling: Sampling, seed: int) -> Generator[int, None, None]:
+        """Token ids of an answer to the prompt; afterwards `finish` says why it ended.
+
+        The next `prefill` ends it: what it would go on from is no longer there.
+        The end token is not among them. A token is decoded when the next one is asked for, so an answer may be left
+        at any point. The same prompt, sampling and seed give the same tokens.
+
+        Raises:
+            SpecError: the seed is negative.
+            BackendError: llama.cpp failed.
+        """
+        return self._generate(Sampler(sampling, seed, self._llama.bos), sampling.max_tokens, self._prompts)
+
+    def piece(self, token: int) -> bytes:
+        """The bytes a token stands for, often not whole characters; control tokens are spelled out.
+
+        Raises:
+            ShapeError: there is no such token.
+        """
+        return self._llama.piece(token)
+
+    def cancel(self) -> None:
+        """End the running `prefill` or `generate` at once, from any thread; on a GPU after the running batch."""
+        self._cancel.set()
+
+    def close(self) -> None:
+        """Give the memory back; a second call does nothing."""
+        if not self._closed:
+            self._cancel.set()
+            self._on_worker(self._llama.close)
+            self._closed = True
+            self._worker.shutdown()
+
+    def __enter__(self) -> Backbone:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _runs(self, segments: Sequence[list[int] | Embeds]) -> list[Rows]:
+        """Arrays to decode; tokens that follow each other become one."""
+        runs: list[Rows] = []
+        for is_tokens, run in groupby(segments, key=lambda segment: isinstance(segment, list)):
+            if is_tokens:
+                ids = np.array([token for segment in run if isinstance(segment, list) for token in segment], np.int64)
+                self._llama.check_tokens(ids)
+                runs.append(ids.astype(np.int32))
+            else:
+                embeds = [segment.data for segment in run if isinstance(segment, Embeds)]
+                for data in embeds:
+                    self._llama.check_embeds(data)
+                runs += embeds
+        return runs
+
+    def _prefill(self, runs: Sequence[Rows], keys: Sequence[_Key]) -> int:
+        kept = min(_common(self._cached, keys), len(keys) - 1)  # the last position is decoded for its logits
+        self._logits = None
+        self._llama.truncate(kept)
+        del self._cached[kept:]
+        end = 0
+        for rows in runs:
+            start, end = end, end + len(rows)
+            for first in range(max(start, kept), end, self._llama.n_batch):
+                last = min(first + self._llama.n_batch, end)
+                if not self._decode(rows[first - start : last - start], keys[first:last], wanted=last == len(keys)):
+                    return len(self._cached) - kept
+        return len(self._cached) - kept
+
+    def _generate(self, sampler: Sampler, max_tokens: int, prompt: int) -> Generator[int, None, None]:
+        self.finish = "cancelled"
+        for made in range(1, max_tokens + 1):
+            if self._cancel.is_set() or self._prompts != prompt:
+                self.finish = "cancelled"
+                return
+            token = sampler.draw(self.logits())
+            if self._llama.is_end(token):
+                self.finish = "stop"
+                return
+            yield token
+            if made == max_tokens:
+                self.finish = "length"
+            elif len(self._cached) == self.n_ctx:
+                self.finish = "context"
+                return
+            elif self._prompts == prompt and not self._on_worker(
+                functools.partial(self._decode, np.array([token], np.int32), [token], True)
+            ):
+                return
+
+    def _decode(self, rows: Rows, keys: Sequence[_Key], wanted: bool) -> bool:
+        """Append rows to the KV cache; False if that was cancelled."""
+        if self._cancel.is_set():
+            return False
+        try:
+            self._logits = self._llama.decode(rows, wanted)
+        finally:
+            self._cached += keys[: self._llama.length - len(self._cached)]
+        return not self._cancel.is_set()
+
+    def _on_worker(self, call: Callable[[], _T]) -> _T:
+        if self._closed:
+            raise BackendError("the language model was closed; open it again")
+        future = self._worker.submit(call)
+        try:
+            while not future.done():
+                wait([future], _WAKE_SECONDS)
+        except BaseException:
+            self._cancel.set()
+            wait([future])
+            raise
+        return future.result()
+
+
+def _keys(rows: Rows) -> list[_Key]:
+    if rows.ndim == 1:
+        return [int(token) for token in rows]
+    digest = hashlib.blake2b(rows.data, digest_size=16).digest()
+    return [(digest, row) for row in range(len(rows))]
+
+
+def _common(old: Sequence[_Key], new: Sequence[_Key]) -> int:
+    """How many keys both begin with."""
+    length = min(len(old), len(new))
+    return next((i for i in range(length) if old[i] != new[i]), length)
+
+
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,48 @@
+"""A graph that can be run, whatever runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+from .backend_onnx import OnnxBackend
+from .types import Float32
+
+
+class Backend(Protocol):
+    """One open graph."""
+
+    def run(self, inputs: Mapping[str, Float32]) -> dict[str, Float32]:
+        """Run it once.
+
+        Args:
+            inputs: every input of the graph by name, float32.
+
+        Returns:
+            every output of the graph by name, float32.
+
+        Raises:
+            ShapeError: an input is missing, unknown, not float32 or not of the graph's shape.
+            BackendError: the run failed.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give the graph's memory back; a second call does nothing."""
+        ...
+
+
+def open_backend(path: Path, device: str = "cpu", threads: int | None = None) -> Backend:
+    """Open a graph.
+
+    Args:
+        path: an ONNX file; its external data stands beside it.
+        device: "cpu" or "cuda".
+        threads: CPU threads, None for the number of physical cores.
+
+    Raises:
+        MissingFileError, FileError: the file is not there, or is no ONNX graph.
+        BackendUnavailableError: this machine cannot run it on that device.
+    """
+    return OnnxBackend(path, device, threads)

@@ -1,0 +1,251 @@
+"""An exported model on disk: its manifest, where it is, whether it is whole."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from platformdirs import user_cache_path, user_data_path
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from .errors import ChecksumError, FileError, MissingFileError, ModelNotFoundError
+from .spec import ModelSpec, spec_from_dict, spec_to_dict
+from .types import Float32
+
+MANIFEST = "manifest.json"
+POSITIONS = "positions.safetensors"
+SCHEMA = 1
+_CHUNK = 1 << 22
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """One file: its size and the sha256 of its bytes."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class FidelityRow:
+    """What exporting one part cost.
+
+    A graph: max_abs and cosine against torch. The LLM: kl (mean, nats), same_top (rate of equal most likely tokens) and
+    flips (answers that differ) of `prompts` against its unquantised self.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+    part: str
+    precision: str
+    max_abs: float | None = None
+    cosine: float | None = None
+    kl: float | None = None
+    same_top: float | None = None
+    flips: int | None = None
+    prompts: int | None = None
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What an export made; models.toml says what the model is, `spec` is its entry at the time.
+
+    widened: tensors that got a wider type than asked for. notes: what in the published files was not followed or needed.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+    schema_version: int
+    model: str
+    license: str
+    spec: dict[str, Any]
+    llm: str
+    sources: dict[str, FileRecord]
+    files: dict[str, FileRecord]
+    precision: dict[str, str]
+    tools: dict[str, str]
+    fidelity: tuple[FidelityRow, ...]
+    widened: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = field(default=())
+
+
+_MANIFEST = TypeAdapter(Manifest)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A whole, verified bundle."""
+
+    folder: Path
+    manifest: Manifest
+    spec: ModelSpec
+
+    @property
+    def llm(self) -> Path:
+        """The GGUF file."""
+        return self.folder / self.manifest.llm
+
+    @property
+    def encoders_hash(self) -> str:
+        """What features depend on: features made under another hash must not be mixed with ours."""
+        names = sorted(name for name in self.manifest.files if name.startswith(("frames.", "clips.")))
+        text = "\n".join(f"{name} {self.manifest.files[name].sha256}" for name in names)
+        return hashlib.sha256(f"{text}\n{json.dumps(spec_to_dict(self.spec)['video'])}".encode()).hexdigest()
+
+    def path(self, name: str) -> Path:
+        """Where a file of the bundle is."""
+        return self.folder / name
+
+    def positions(self) -> dict[str, Float32]:
+        """The position tables: `video` (max_frames, hidden_size), `audio` (max_clips, output_size)."""
+        try:
+            return load_file(self.folder / POSITIONS)
+        except (SafetensorError, OSError) as error:
+            raise FileError(f"{self.folder / POSITIONS}: cannot be read ({error}); export the model again") from error
+
+
+def models_dir() -> Path:
+    """Where bundles are kept: $VLLAMA_MODELS, else the user's data folder."""
+    named = os.environ.get("VLLAMA_MODELS")
+    return Path(named) if named else user_data_path("vllama") / "models"
+
+
+def cache_dir() -> Path:
+    """Where what can be made again is kept: $VLLAMA_CACHE, else the user's cache folder."""
+    named = os.environ.get("VLLAMA_CACHE")
+    return Path(named) if named else user_cache_path("vllama")
+
+
+def find_bundle(model: str | Path | None = None) -> Path:
+    """The folder of a bundle.
+
+    Args:
+        model: its folder, or its name under `models_dir()`; None: the only one there.
+
+    Raises:
+        ModelNotFoundError: there is none, or more than one and none was named.
+    """
+    if model is None:
+        found = sorted(path.parent for path in models_dir().glob(f"*/{MANIFEST}"))
+        if len(found) == 1:
+            return found[0]
+        what = f"there are {', '.join(path.name for path in found)}" if found else f"{models_dir()} has none"
+        raise ModelNotFoundError(f"no model was named and {what}; name one with --model, or `vllama export` one")
+    for folder in (Path(model), models_dir() / model):
+        if (folder / MANIFEST).is_file():
+            return folder
+    raise ModelNotFoundError(
+        f"no bundle {str(model)!r} here or in {models_dir()}; make it: `vllama export {Path(model).name} --weights DIR`"
+    )
+
+
+def open_bundle(folder: Path, progress: Callable[[int, int], None] | None = None) -> Bundle:
+    """Read the manifest and verify every file: sizes always, sha256 when a file is new or was changed.
+
+    Args:
+        progress: called with (bytes hashed, bytes to hash).
+
+    Raises:
+        FileError: the manifest is not one, or of another version.
+        MissingFileError: a file that it lists is not there.
+        ChecksumError: a file is not the one that it lists.
+    """
+    manifest = read_manifest(folder)
+    _verify(folder, manifest, progress)
+    return Bundle(folder, manifest, spec_from_dict(manifest.spec, f"{folder / MANIFEST}: spec"))
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a bundle, unverified against its files."""
+    path = folder / MANIFEST
+    try:
+        table = json.loads(path.read_text("utf-8"))
+        version = table["schema_version"]
+        if version != SCHEMA:
+            raise FileError(f"{path}: schema_version is {version}, this vllama reads {SCHEMA}; export the model again")
+        return _MANIFEST.validate_python(table)
+    except OSError as error:
+        raise MissingFileError(f"{path}: {error.strerror}; `vllama export` makes it") from error
+    except (ValueError, KeyError, TypeError, ValidationError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise FileError(f"{path}: not a vllama manifest ({reason}); export the model again") from error
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write it, complete or not at all."""
+    part = folder / f"{MANIFEST}.part"
+    part.write_bytes(_MANIFEST.dump_json(manifest, indent=2) + b"\n")
+    os.replace(part, folder / MANIFEST)
+
+
+def hash_file(path: Path, step: Callable[[int], None] | None = None) -> FileRecord:
+    """Size and sha256 of a file; step is called with the bytes of each piece read."""
+    digest = hashlib.sha256()
+    size = 0
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                digest.update(chunk)
+                size += len(chunk)
+                if step:
+                    step(len(chunk))
+    except OSError as error:
+        raise MissingFileError(f"{path}: {error.strerror}; check the path and its permissions") from error
+    return FileRecord(size, digest.hexdigest())
+
+
+def _verify(folder: Path, manifest: Manifest, progress: Callable[[int, int], None] | None) -> None:
+    again = f"export it again: `vllama export {manifest.model} --weights DIR`"
+    stamps: dict[str, str] = {}
+    for name, record in manifest.files.items():
+        path = folder / name
+        if not path.is_file():
+            raise MissingFileError(f"{name} of {manifest.model}: not in {folder}; {again}")
+        stat = path.stat()
+        if stat.st_size != record.bytes:
+            raise ChecksumError(
+                f"{name} of {manifest.model}: has {stat.st_size} bytes, the manifest says {record.bytes}; {again}"
+            )
+        stamps[name] = f"{stat.st_mtime_ns} {record.sha256}"
+    known = _read_stamps(folder)
+    new = [name for name in stamps if known.get(name) != stamps[name]]
+    total, done = sum(manifest.files[name].bytes for name in new), 0
+    for name in new:
+        found = hash_file(folder / name)
+        done += found.bytes
+        if progress:
+            progress(done, total)
+        if found.sha256 != manifest.files[name].sha256:
+            raise ChecksumError(
+                f"{name} of {manifest.model}: sha256 is {found.sha256[:8]}.., "
+                f"the manifest says {manifest.files[name].sha256[:8]}..; {again}"
+            )
+    if new:
+        _write_stamps(folder, stamps)
+
+
+def _stamps_path(folder: Path) -> Path:
+    return cache_dir() / "verified" / f"{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:32]}.json"
+
+
+def _read_stamps(folder: Path) -> dict[str, str]:
+    try:
+        stamps: dict[str, str] = json.loads(_stamps_path(folder).read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}  # never verified here: everything is hashed
+    return stamps
+
+
+def _write_stamps(folder: Path, stamps: dict[str, str]) -> None:
+    path = _stamps_path(folder)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(stamps), "utf-8")
+    except OSError:
+        return  # a cache that cannot be written costs a hash at the next start, nothing else

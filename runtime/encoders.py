@@ -1,0 +1,79 @@
+"""The four graphs of a bundle: pictures and sound -> features, features -> embeds."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from types import TracebackType
+
+import numpy as np
+
+from .backend import Backend, open_backend
+from .bundle import Bundle
+from .fbank import clip_fbanks
+from .pixels import pixel_values
+from .types import Embeds, Float32, Frame, Modality, Samples
+
+
+class Encoders:
+    """Opens each graph when it is first needed, so that a saved timeline never opens the vision encoder."""
+
+    def __init__(self, bundle: Bundle, device: str = "cpu", threads: int | None = None) -> None:
+        self._bundle = bundle
+        self._device = device
+        self._threads = threads
+        self._open: dict[str, Backend] = {}
+        self._lock = threading.Lock()
+        self._positions = bundle.positions()
+
+    def frame_features(self, frame: Frame) -> Float32:
+        """One picture -> (query_tokens, hidden_size), before its position in time is added."""
+        pixels = pixel_values([frame], self._bundle.spec.video)
+        features: Float32 = self._run("frames", pixel_values=pixels)["frame_features"][0]
+        return features
+
+    def clip_features(self, clips: Sequence[Samples]) -> Float32:
+        """Clips of one recording in order -> (n, output_size); overlapping clips share one removal of means."""
+        assert self._bundle.spec.audio is not None
+        fbanks = clip_fbanks(clips, self._bundle.spec.audio)
+        features = [self._run("clips", fbank=fbank[None])["clip_features"] for fbank in fbanks]
+        return np.concatenate(features)
+
+    def video_embeds(self, features: Float32, modality: Modality = "video") -> Embeds:
+        """Frame features (t, query_tokens, hidden_size) in order of time -> what the prompt holds of them.
+
+        t may be at most max_frames.
+        """
+        positions = self._positions["video"][: len(features)]
+        assert len(positions) == len(features), features.shape
+        outputs = self._run("video", frame_features=features[None], positions=positions)
+        return Embeds(outputs["embeds"][0], modality)
+
+    def audio_embeds(self, features: Float32) -> Embeds:
+        """Clip features (s, output_size) in order of time -> what the prompt holds of them; s at most max_clips."""
+        positions = self._positions["audio"][: len(features)]
+        assert len(positions) == len(features), features.shape
+        outputs = self._run("audio", clip_features=features[None], positions=positions)
+        return Embeds(outputs["embeds"][0], "audio")
+
+    def close(self) -> None:
+        """Close every graph that was opened."""
+        with self._lock:
+            for backend in self._open.values():
+                backend.close()
+            self._open.clear()
+
+    def __enter__(self) -> Encoders:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _run(self, graph: str, **inputs: Float32) -> dict[str, Float32]:
+        with self._lock:
+            if graph not in self._open:
+                self._open[graph] = open_backend(self._bundle.path(f"{graph}.onnx"), self._device, self._threads)
+            backend = self._open[graph]
+        return backend.run({name: np.ascontiguousarray(array, np.float32) for name, array in inputs.items()})

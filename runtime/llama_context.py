@@ -1,0 +1,232 @@
+"""llama.cpp: one model and its KV cache behind checked calls; the library reads past the end of what does not fit."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import threading
+from collections import deque
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import BackendError, BackendUnavailableError, FileError, MissingFileError, ShapeError
+from .types import Float32
+
+# Both are read when the library is loaded: a failed check in ggml would start a debugger, and threads that spin while
+# they wait make decoding several times slower as soon as anything else needs the cores.
+os.environ.setdefault("GGML_NO_BACKTRACE", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+Rows = NDArray[np.int32] | Float32  # (n,) token ids, or (n, hidden_size) embeds
+_ERROR = 4
+_ABORTED = 2
+_F32, _F16 = 0, 1
+_FLASH_ATTENTION_AUTO, _FLASH_ATTENTION_OFF = -1, 0
+_log: deque[str] = deque(maxlen=32)
+
+
+class LlamaContext:
+    """A GGUF file opened by llama.cpp, and one sequence in its KV cache.
+
+    Only one thread may be inside at a time.
+
+    Args:
+        path: the GGUF file.
+        n_ctx: positions of the KV cache.
+        threads: CPU threads, at least 1.
+        gpu_layers: layers to keep on the GPU, -1 all.
+        reference: float32 KV cache without flash attention.
+        cancel: ends a running `decode` as soon as it is set.
+
+    Attributes:
+        hidden_size: width of an embeds row.
+        n_vocab: number of token ids.
+        n_batch: rows that one `decode` takes.
+        bos, eos: ids of the start and the end token.
+
+    Raises: as `Backbone` does.
+    """
+
+    def __init__(
+        self, path: Path, n_ctx: int, *, threads: int, gpu_layers: int, reference: bool, cancel: threading.Event
+    ) -> None:
+        if not path.is_file():
+            raise MissingFileError(f"{path}: there is no such file; export the model again")
+        self._path = path
+        self._lib = _library()
+        if gpu_layers and not self._lib.llama_supports_gpu_offload():
+            raise BackendUnavailableError("this llama-cpp-python has no GPU support; install a CUDA build of it")
+        self._abort = self._lib.ggml_abort_callback(lambda _: cancel.is_set())  # llama.cpp keeps no reference to it
+        self._context: int | None = None
+        self._model = self._load_model(gpu_layers)
+        try:
+            self._read_model()
+            self._context = self._make_context(n_ctx, threads, 512 if gpu_layers else 128, reference)
+        except BaseException:
+            self.close()
+            raise
+        self._memory = self._lib.llama_get_memory(self._context)
+        self.n_ctx = min(n_ctx, int(self._lib.llama_n_ctx(self._context)))
+        self.n_batch = int(self._lib.llama_n_batch(self._context))
+
+    @property
+    def length(self) -> int:
+        """Positions in the KV cache."""
+        return int(self._lib.llama_memory_seq_pos_max(self._memory, 0)) + 1
+
+    def truncate(self, length: int) -> None:
+        """Forget all positions from `length` on."""
+        self._lib.llama_memory_seq_rm(self._memory, 0, length, -1)
+
+    def decode(self, rows: Rows, wanted: bool) -> Float32 | None:
+        """Append at most n_batch rows to the KV cache.
+
+        Args:
+            rows: checked by `check_tokens` or `check_embeds`.
+            wanted: compute the logits of the last row.
+
+        Returns:
+            (n_vocab,) logits; None where they are not wanted, or where it was cancelled: see `length` then.
+
+        Raises:
+            BackendError: llama.cpp failed, or the logits are not finite.
+        """
+        assert 0 < len(rows) <= self.n_batch, (rows.shape, self.n_batch)
+        outputs = np.zeros(len(rows), np.int8)
+        outputs[-1] = wanted
+        batch = self._lib.llama_batch()
+        batch.n_tokens = len(rows)
+        if rows.ndim == 1:
+            batch.token = rows.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
+        else:
+            batch.embd = rows.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+        batch.logits = outputs.ctypes.data_as(ctypes.POINTER(ctypes.c_int8))
+        _log.clear()
+        code = self._lib.llama_decode(self._context, batch)
+        if code not in (0, _ABORTED):
+            raise BackendError(f"llama_decode of {len(rows)} positions returned {code}: {_first_error()}; report it")
+        return self._read_logits() if wanted and code == 0 else None
+
+    def tokenize(self, text: str) -> list[int]:
+        """Token ids of a text with SentencePiece's dummy space, without <s>; text never becomes a control token."""
+        raw = text.encode("utf-8", "replace")
+        tokens = np.empty(len(raw) + 2, np.int32)  # at most one token per byte, and the dummy space
+        target = tokens.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
+        size = self._lib.llama_tokenize(self._vocab, raw, len(raw), target, tokens.size, False, False)
+        assert 0 <= size <= tokens.size, (size, tokens.size)
+        return [int(token) for token in tokens[:size]]
+
+    def piece(self, token: int) -> bytes:
+        """The bytes a token stands for; control tokens are spelled out."""
+        self.check_tokens(np.array([token]))
+        buffer = ctypes.create_string_buffer(64)
+        size = self._lib.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, True)
+        if size < 0:
+            buffer = ctypes.create_string_buffer(-size)
+            size = self._lib.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, True)
+        return buffer.raw[:size]
+
+    def is_end(self, token: int) -> bool:
+        """Whether a token of this vocabulary ends an answer."""
+        return bool(self._lib.llama_vocab_is_eog(self._vocab, token))
+
+    def check_tokens(self, ids: NDArray[np.int64]) -> None:
+        """Raise ShapeError for an id outside the vocabulary."""
+        wrong = ids[(ids < 0) | (ids >= self.n_vocab)]
+        if wrong.size:
+            raise ShapeError(f"token id {wrong[0]} is outside 0 to {self.n_vocab - 1}; tokenise with this model")
+
+    def check_embeds(self, data: Float32) -> None:
+        """Raise ShapeError for rows that this model cannot take; NaN would stay in the KV cache."""
+        if data.ndim != 2 or data.shape[1] != self.hidden_size or data.dtype != np.float32:
+            raise ShapeError(
+                f"embeds are {data.dtype} {data.shape} and the LLM takes float32 (n, {self.hidden_size}); "
+                "use encoders and LLM of one model"
+            )
+        if not data.flags.c_contiguous or not np.isfinite(data).all():
+            raise ShapeError(f"embeds {data.shape} are not C-contiguous and finite; encode the clip again")
+
+    def close(self) -> None:
+        """Give the memory back; a second call does nothing."""
+        if self._context is not None:
+            self._lib.llama_free(self._context)
+        if self._model is not None:
+            self._lib.llama_model_free(self._model)
+        self._context = self._model = None
+
+    def _load_model(self, gpu_layers: int) -> int | None:
+        params = self._lib.llama_model_default_params()
+        params.n_gpu_layers = gpu_layers
+        params.use_extra_bufts = False  # a repacked copy of the weights doubles the memory and was no faster
+        _log.clear()
+        model: int | None = self._lib.llama_model_load_from_file(os.fsencode(self._path), params)
+        if model is None:
+            raise FileError(f"{self._path}: llama.cpp cannot load it: {_first_error()}; export the model again")
+        return model
+
+    def _read_model(self) -> None:
+        lib, architecture = self._lib, ctypes.create_string_buffer(64)
+        lib.llama_model_meta_val_str(self._model, b"general.architecture", architecture, len(architecture))
+        if architecture.value != b"llama":
+            found = architecture.value.decode("utf-8", "replace")
+            raise FileError(f"{self._path}: its architecture is {found!r}; give the GGUF of a LLaMA")
+        self._vocab = lib.llama_model_get_vocab(self._model)
+        self.bos, self.eos = int(lib.llama_vocab_bos(self._vocab)), int(lib.llama_vocab_eos(self._vocab))
+        if self.bos < 0 or self.eos < 0:
+            raise FileError(f"{self._path}: its vocabulary has no start or end token; export the model again")
+        self.hidden_size = int(lib.llama_model_n_embd_inp(self._model))
+        self.n_vocab = int(lib.llama_vocab_n_tokens(self._vocab))
+
+    def _make_context(self, n_ctx: int, threads: int, n_ubatch: int, reference: bool) -> int:
+        params = self._lib.llama_context_default_params()
+        params.n_ctx = n_ctx
+        params.n_batch = params.n_ubatch = n_ubatch
+        params.n_threads = params.n_threads_batch = threads
+        params.type_k = params.type_v = _F32 if reference else _F16
+        params.flash_attn_type = _FLASH_ATTENTION_OFF if reference else _FLASH_ATTENTION_AUTO
+        params.abort_callback = self._abort
+        _log.clear()
+        context: int | None = self._lib.llama_init_from_model(self._model, params)
+        if context is None:
+            raise BackendError(f"no context of {n_ctx} positions: {_first_error()}; use a smaller n_ctx")
+        return context
+
+    def _read_logits(self) -> Float32:
+        values = self._lib.llama_get_logits_ith(self._context, -1)
+        logits: Float32 = np.ctypeslib.as_array(values, (self.n_vocab,)).copy()
+        if not np.isfinite(logits).all():
+            raise BackendError(f"{self._path}: its logits are not finite; export the model again")
+        return logits
+
+
+@functools.cache
+def _library() -> ModuleType:
+    try:
+        import llama_cpp.llama_cpp as library
+    except (ImportError, OSError, RuntimeError, AttributeError) as error:
+        raise BackendUnavailableError(
+            f"llama-cpp-python cannot be loaded: {error}; install it: `pip install llama-cpp-python==0.3.36`"
+        ) from error
+    library.llama_log_set(_log_callback(library), None)
+    library.llama_backend_init()
+    return library
+
+
+@functools.cache
+def _log_callback(library: ModuleType) -> object:
+    """Referenced for ever, because llama.cpp may log at any time; nothing reaches stderr."""
+
+    def keep(level: int, text: bytes, _: object) -> None:
+        if level == _ERROR:
+            _log.append(text.decode("utf-8", "replace").strip())
+
+    return library.llama_log_callback(keep)
+
+
+def _first_error() -> str:
+    """The log's most telling line since it was cleared; those after it say that loading failed."""
+    return _log[0] if _log else "it gives no reason"

@@ -1,0 +1,133 @@
+"""The `vllama ask` command as a person and as a script use it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+_FIELDS = {
+    "model", "question", "answer", "token_ids", "prompt_tokens", "prefilled_tokens", "answer_tokens", "encode_ms",
+    "prefill_ms", "first_token_ms", "tokens_per_second", "frame_times", "audio_spans", "seed", "finish",
+}  # fmt: skip
+
+
+def test_answer_goes_to_stdout_and_evidence_to_stderr(vllama: Callable, tiny_bundle: Path, clip: Path) -> None:
+    done = vllama("ask", clip, "What happens?", "--model", tiny_bundle, "--seed", 7, "-n", 12)
+    row = json.loads(
+        vllama("ask", clip, "What happens?", "--model", tiny_bundle, "--seed", 7, "-n", 12, "--json").stdout
+    )
+    assert done.returncode == 0
+    assert row["answer"]
+    assert done.stdout == row["answer"] + "\n"
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("saw 8 frames at 0.0 ")
+    assert "heard 0.0-2.0" in line
+
+
+def test_json_has_the_documented_fields(vllama: Callable, tiny_bundle: Path, clip: Path) -> None:
+    done = vllama("ask", clip, "a", "b", "--model", tiny_bundle, "-n", 5, "--json")
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["question"] for row in rows] == ["a", "b"]
+    assert all(set(row) == _FIELDS for row in rows)
+    assert [row["answer_tokens"] for row in rows] == [len(row["token_ids"]) for row in rows]
+    assert rows[0]["encode_ms"] > rows[1]["encode_ms"]
+    assert rows[1]["prefilled_tokens"] < rows[0]["prefilled_tokens"] == rows[0]["prompt_tokens"]
+    assert done.stderr == ""
+
+
+def test_questions_come_from_stdin_a_line_each(vllama: Callable, tiny_bundle: Path, clip: Path) -> None:
+    options = ("--model", tiny_bundle, "-n", 3, "--json")
+    for given in ((), ("-",)):
+        done = vllama("ask", clip, *given, *options, input="first?\n\nsecond?\n")
+        assert [json.loads(line)["question"] for line in done.stdout.splitlines()] == ["first?", "second?"]
+    assert vllama("ask", clip, *options, input="").returncode == 2
+
+
+def test_same_seed_repeats_and_another_does_not(vllama: Callable, tiny_bundle: Path, clip: Path) -> None:
+    def tokens(seed: int) -> list[int]:
+        done = vllama("ask", clip, "What?", "--model", tiny_bundle, "-n", 20, "--json", "--seed", seed)
+        return json.loads(done.stdout)["token_ids"]
+
+    assert tokens(1) == tokens(1)
+    assert tokens(1) != tokens(2)
+
+
+def test_no_audio_is_said_with_its_reason(vllama: Callable, tiny_bundle: Path, clip: Path, silent_clip: Path) -> None:
+    options = ("What?", "--model", tiny_bundle, "-n", 2)
+    assert "heard nothing: --no-audio" in vllama("ask", clip, *options, "--no-audio").stderr
+    assert "heard nothing: the clip has no audio track" in vllama("ask", silent_clip, *options).stderr
+
+
+def test_sound_file_and_picture_are_answered(
+    vllama: Callable, tiny_bundle: Path, sound_file: Path, picture: Path
+) -> None:
+    heard = vllama("ask", sound_file, "What?", "--model", tiny_bundle, "-n", 4)
+    assert (heard.returncode, heard.stderr.startswith("saw nothing: a sound file; heard 0.0-")) == (0, True)
+    seen = vllama("ask", picture, "What?", "--model", tiny_bundle, "-n", 4)
+    assert (seen.returncode, seen.stderr) == (0, "saw the picture\n")
+
+
+def test_context_that_is_too_small_is_refused_before_decoding(vllama: Callable, tiny_bundle: Path, clip: Path) -> None:
+    done = vllama("ask", clip, "What?", "--model", tiny_bundle, "--ctx-size", 64)
+    assert (done.returncode, done.stdout) == (6, "")
+    assert "n_ctx is 64" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("ask",), 2, "Missing argument"),
+        (("ask", "none.mp4", "x", "--model", "nothing"), 3, "vllama export nothing"),
+        (("ask", "none.mp4", "x", "--model", "{bundle}"), 4, "none.mp4"),
+        (("ask", "{clip}", " ", "--model", "{bundle}"), 2, "the question is empty"),
+        (("ask", "{clip}", "x", "--model", "{bundle}", "--top-p", "0"), 2, "--top-p"),
+        (("ask", "{clip}", "x", "--model", "{bundle}", "--device", "tpu"), 2, "'tpu'"),
+        (("export", "nothing", "--weights", "."), 3, "video-llama-2-7b-chat"),
+    ],
+)
+def test_wrong_use_is_one_line_and_a_documented_exit_code(
+    vllama: Callable, tiny_bundle: Path, clip: Path, arguments: tuple[str, ...], code: int, said: str
+) -> None:
+    done = vllama(*(argument.format(bundle=tiny_bundle, clip=clip) for argument in arguments))
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    assert done.returncode == code
+    if arguments != ("ask",):
+        assert len(done.stderr.splitlines()) == 1
+
+
+def test_answers_without_torch_installed(vllama: Callable, tiny_bundle: Path, clip: Path, tmp_path: Path) -> None:
+    """A site folder with everything but what only `export` needs."""
+    site = tmp_path / "site"
+    site.mkdir()
+    left_out = ("torch", "onnx-", "onnx_", "onnxscript", "gguf", "sentencepiece", "functorch", "transformers")
+    for folder in map(Path, sys.path):
+        if folder.name != "site-packages":
+            continue
+        for entry in folder.iterdir():
+            if not entry.name.startswith(left_out) and entry.name not in ("onnx",) and entry.suffix != ".pth":
+                (site / entry.name).symlink_to(entry)
+    if not (site / "vllama").exists():
+        import vllama.runtime
+
+        (site / "vllama").symlink_to(Path(vllama.runtime.__file__).resolve().parents[1] / ".dev" / "vllama")
+    code = (
+        "import importlib.util as u, sys; assert u.find_spec('torch') is None; assert u.find_spec('onnx') is None;"
+        f"sys.argv = ['vllama', 'ask', {str(clip)!r}, 'What?', '--model', {str(tiny_bundle)!r}, '-n', '3'];"
+        "from vllama.cli.app import main; main()"
+    )
+    import subprocess
+
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", code],
+        env={"PYTHONPATH": str(site), "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("saw 8 frames")

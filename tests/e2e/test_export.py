@@ -1,0 +1,106 @@
+"""`vllama export`: what it prints, what the manifest holds, what each precision costs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from vllama.runtime.bundle import hash_file, read_manifest
+
+# (precision, quant): lowest cosine of a graph, highest mean KL and lowest same-top rate of the LLM. The recorded
+# original has random weights and rows of 64, which rounding hurts far more than trained ones: at 4 bits nothing but the
+# order of the types can be asked of them.
+_LIMITS = {
+    ("fp32", "F32"): (0.9999999, None, None),
+    ("fp16", "F16"): (0.99999, 1e-4, 0.97),
+    ("int8", "Q8_0"): (0.98, 0.02, 0.9),
+    ("int8", "Q4_0"): (0.98, float("inf"), 0.0),
+}
+
+
+@pytest.mark.parametrize(("precision", "quant"), list(_LIMITS))
+def test_fidelity_stands_in_the_manifest(export_tiny: Callable[..., Path], precision: str, quant: str) -> None:
+    manifest = read_manifest(export_tiny(precision=precision, quant=quant))
+    cosine, kl, same_top = _LIMITS[precision, quant]
+    rows = {row.part: row for row in manifest.fidelity}
+    assert set(rows) == {"frames", "clips", "video", "audio"} | ({"llm"} if kl else set())
+    for part in ("frames", "clips", "video", "audio"):
+        assert rows[part].cosine is not None
+        assert rows[part].cosine >= cosine, rows[part]
+        assert rows[part].max_abs is not None
+    if kl and same_top:
+        llm = rows["llm"]
+        assert llm.kl is not None
+        assert 0 <= llm.kl <= kl, llm
+        assert llm.same_top is not None
+        assert llm.same_top >= same_top, llm
+        assert llm.prompts == 12
+        assert llm.flips is not None
+    print(precision, quant, *manifest.fidelity, sep="\n")
+
+
+def test_wider_types_cost_less(export_tiny: Callable[..., Path]) -> None:
+    types = [("fp16", "F16"), ("int8", "Q8_0"), ("int8", "Q4_0")]
+    manifests = [read_manifest(export_tiny(precision=precision, quant=quant)) for precision, quant in types]
+    kls = [row.kl for manifest in manifests for row in manifest.fidelity if row.kl is not None]
+    assert kls == sorted(kls)
+    assert kls[0] < kls[1] / 10 < kls[2] / 100
+
+
+def test_manifest_tells_everything_that_went_in_and_came_out(
+    tiny_bundle: Path, tiny_weights: Path, tiny_config: dict
+) -> None:
+    manifest = read_manifest(tiny_bundle)
+    assert {path.name for path in tiny_bundle.iterdir()} == {"manifest.json", *manifest.files}
+    for name, record in manifest.files.items():
+        assert hash_file(tiny_bundle / name) == record
+    for role, name in tiny_config["files"].items():
+        if role != "llama":
+            assert manifest.sources[name] == hash_file(tiny_weights / name)
+    assert {"model.safetensors", "tokenizer.model", "config.json"} <= {Path(name).name for name in manifest.sources}
+    assert manifest.precision == {"frames": "fp32", "video": "fp32", "clips": "fp32", "audio": "fp32", "llm": "F32"}
+    assert set(manifest.tools) >= {"vllama", "torch", "onnx", "llama-cpp-python"}
+    assert manifest.spec["prompt"]["stop"] == ["###"]
+    assert str(tiny_weights) not in (tiny_bundle / "manifest.json").read_text()
+
+
+def test_table_and_bundle_are_printed(vllama: Callable, tiny_models: Path, tiny_weights: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    options = ("--weights", tiny_weights, "--models", tiny_models, "--quant", "Q4_K_M", "--precision", "int8")
+    done = vllama("export", "tiny-vicuna", *options, "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == str(out)
+    for words in ("frames", "audio", "llm", "flipped answers", "of 12", "kept wider than asked: "):
+        assert words in done.stdout
+    parts = [line.split(":")[0] for line in done.stderr.splitlines()]
+    assert parts == ["sources", "frames", "video", "clips", "audio", "llm Q4_K_M", "llm F32", "llm fidelity"]
+
+
+def test_default_place_is_found_by_name(
+    vllama: Callable, tiny_models: Path, tiny_weights: Path, home: Path, clip: Path
+) -> None:
+    options = ("--weights", tiny_weights, "--models", tiny_models, "--quant", "Q8_0")
+    done = vllama("export", "tiny-llama-2", *options)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == str(home / "models" / "tiny-llama-2")
+    for named in ((), ("--model", "tiny-llama-2")):
+        asked = vllama("ask", clip, "What?", "-n", 2, "--json", *named)
+        assert json.loads(asked.stdout)["model"] == "tiny-llama-2"
+
+
+def test_export_of_a_model_without_sound_answers_from_the_picture(
+    vllama: Callable, tiny_models: Path, tiny_weights: Path, tmp_path: Path, clip: Path, sound_file: Path
+) -> None:
+    models = tmp_path / "models.toml"
+    models.write_text(tiny_models.read_text("utf-8").replace('audio = "tiny"\n', ""), "utf-8")
+    options = ("--weights", tiny_weights, "--models", models, "--quant", "F32", "--precision", "fp32")
+    done = vllama("export", "tiny-vicuna", *options, "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert not list((tmp_path / "out").glob("audio*"))
+    asked = vllama("ask", clip, "What?", "-n", 2, "--model", tmp_path / "out")
+    assert "heard nothing: tiny-vicuna has no audio branch" in asked.stderr
+    refused = vllama("ask", sound_file, "What?", "-n", 2, "--model", tmp_path / "out")
+    assert (refused.returncode, "no audio branch" in refused.stderr) == (4, True)

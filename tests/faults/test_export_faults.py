@@ -1,0 +1,178 @@
+"""An export that is interrupted, runs out of disk, or is given the wrong files."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from vllama.export import export_model
+from vllama.runtime.bundle import hash_file, read_manifest
+from vllama.runtime.errors import DiskFullError
+from vllama.runtime.spec import ModelSpec
+
+
+@pytest.fixture
+def weights(tiny_weights: Path, tmp_path: Path) -> Path:
+    copy = Path(shutil.copytree(tiny_weights, tmp_path / "weights"))
+    for path in [copy, *copy.rglob("*")]:
+        path.chmod(path.stat().st_mode | 0o200)
+    return copy
+
+
+def _arguments(models: Path, weights: Path, out: Path) -> list[str]:
+    return ["export", "tiny-vicuna", "--weights", str(weights), "--models", str(models), "--out", str(out),
+            "--quant", "F32", "--precision", "fp32"]  # fmt: skip
+
+
+def test_killed_export_goes_on_where_it_was(
+    vllama: Callable, tiny_models: Path, tiny_weights: Path, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    arguments = _arguments(tiny_models, tiny_weights, out)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "vllama.cli", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    journal = tmp_path / "out.partial" / "journal.json"
+    while process.poll() is None and not (journal.exists() and b'"frames"' in journal.read_bytes()):
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert process.returncode == -signal.SIGKILL
+    assert not out.exists()
+    made = (tmp_path / "out.partial" / "frames.onnx.data").stat().st_mtime_ns
+    done = vllama(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert (out / "frames.onnx.data").stat().st_mtime_ns == made
+    assert "frames:" not in done.stderr
+    assert read_manifest(out).files == read_manifest(tiny_bundle).files
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+
+
+def test_damage_to_a_finished_part_is_noticed_when_going_on(
+    vicuna_spec: ModelSpec, tiny_weights: Path, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    class Stop(Exception):
+        pass
+
+    def stop(part: str, done: int, total: int) -> None:
+        if part.startswith("llm"):
+            raise Stop
+
+    out = tmp_path / "out"
+    with pytest.raises(Stop):
+        export_model(vicuna_spec, tiny_weights, out, quant="F32", precision="fp32", progress=stop)
+    partial = tmp_path / "out.partial"
+    assert not list(partial.glob("*.gguf"))
+    (partial / "video.onnx.data").write_bytes(b"damaged")
+    export_model(vicuna_spec, tiny_weights, out, quant="F32", precision="fp32")
+    assert hash_file(out / "video.onnx.data") == read_manifest(tiny_bundle).files["video.onnx.data"]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", folder], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("a small disk needs the right to mount one")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_disk_that_fills_up_leaves_no_half_part(vicuna_spec: ModelSpec, tiny_weights: Path, small_disk: Path) -> None:
+    def fill(part: str, done: int, total: int) -> None:
+        if part == "clips" and not (small_disk / "other").exists():
+            free = shutil.disk_usage(small_disk).free
+            (small_disk / "other").write_bytes(b"x" * max(free - 8192, 0))
+
+    with pytest.raises(DiskFullError, match="no space left"):
+        export_model(vicuna_spec, tiny_weights, small_disk / "out", quant="F32", precision="fp32", progress=fill)
+    left = {path.name for path in (small_disk / "out.partial").iterdir()}
+    assert not {name for name in left if name.startswith(("clips", "llm", "manifest"))}
+    (small_disk / "other").unlink()
+    export_model(vicuna_spec, tiny_weights, small_disk / "out", quant="F32", precision="fp32")
+    assert not (small_disk / "out.partial").exists()
+
+
+def test_disk_that_is_too_small_is_refused_at_once(
+    vllama: Callable, tiny_models: Path, tiny_weights: Path, small_disk: Path
+) -> None:
+    (small_disk / "other").write_bytes(b"x" * (shutil.disk_usage(small_disk).free - 500_000))
+    done = vllama(*_arguments(tiny_models, tiny_weights, small_disk / "out"))
+    assert (done.returncode, done.stdout) == (7, "")
+    assert "GB free" in done.stderr
+    assert [path.name for path in small_disk.iterdir()] == ["other"]
+
+
+def test_ctrl_c_is_quiet_and_leaves_no_half_part(tiny_models: Path, tiny_weights: Path, tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "vllama.cli", *_arguments(tiny_models, tiny_weights, tmp_path / "out")],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    partial = tmp_path / "out.partial"
+    while process.poll() is None and not partial.exists():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in said
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "text", "swapped", "no llm shard", "no tokenizer"])
+def test_wrong_files_are_one_line_and_nothing_is_written(
+    vllama: Callable, tiny_models: Path, tiny_config: dict, weights: Path, tmp_path: Path, damage: str
+) -> None:
+    files = {role: weights / name for role, name in tiny_config["files"].items()}
+    llama = files["llama"]
+    named = {
+        "missing": files["imagebind"], "truncated": files["qformer"], "text": files["visual_encoder"],
+        "swapped": files["vl"], "no llm shard": llama, "no tokenizer": llama,
+    }[damage]  # fmt: skip
+    if damage == "missing":
+        files["imagebind"].unlink()
+    elif damage == "truncated":
+        os.truncate(files["qformer"], files["qformer"].stat().st_size // 2)
+    elif damage == "text":
+        files["visual_encoder"].write_text("<html>not found</html>")
+    elif damage == "swapped":
+        vl, al = files["vl"].read_bytes(), files["al"].read_bytes()
+        files["vl"].write_bytes(al)
+        files["al"].write_bytes(vl)
+    elif damage == "no llm shard":
+        (llama / "model.safetensors").unlink()
+    else:
+        (llama / "tokenizer.model").unlink()
+    done = vllama(*_arguments(tiny_models, weights, tmp_path / "out"))
+    assert (done.returncode, done.stdout) == (3, ""), done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert named.name in done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["weights"]
+
+
+def test_existing_folder_is_never_overwritten(
+    vllama: Callable, tiny_models: Path, tiny_weights: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").write_text("precious")
+    done = vllama(*_arguments(tiny_models, tiny_weights, tmp_path / "out"))
+    assert (done.returncode, "already there" in done.stderr) == (3, True)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize(("option", "value"), [("--quant", "Q99"), ("--precision", "fp8")])
+def test_unknown_type_lists_the_known(
+    vllama: Callable, tiny_models: Path, tiny_weights: Path, tmp_path: Path, option: str, value: str
+) -> None:
+    arguments = _arguments(tiny_models, tiny_weights, tmp_path / "out")
+    arguments[arguments.index(option) + 1] = value
+    done = vllama(*arguments)
+    assert (done.returncode, repr(value) in done.stderr, "use one of" in done.stderr) == (2, True, True)

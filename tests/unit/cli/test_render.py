@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from vllama.cli.render import evidence_line
+from vllama.runtime import Timeline, Usage
+from vllama.runtime.spec import ModelSpec
+
+_USAGE = Usage("m", "", (), 1, 1, 0, 0.0, 0.0, 0.0, 0.0, (0.0, 1.25), ((0.0, 2.0), (2.0, 4.0)), 0, "stop")
+
+
+def _timeline(kind: str, sound: bool = True) -> Timeline:
+    return Timeline("", "", kind, 2, 4.0, 1.0, sound)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("kind", "sound", "usage", "audio", "line"),
+    [
+        ("video", True, _USAGE, True, "saw 2 frames at 0.0 1.2 s; heard 0.0-2.0 2.0-4.0 s"),
+        ("video", True, replace(_USAGE, frame_times=(0.5,)), True, "saw 1 frame at 0.5 s; heard 0.0-2.0 2.0-4.0 s"),
+        ("audio", True, replace(_USAGE, frame_times=()), True, "saw nothing: a sound file; heard 0.0-2.0 2.0-4.0 s"),
+        ("image", False, replace(_USAGE, audio_spans=()), True, "saw the picture"),
+        ("video", True, replace(_USAGE, audio_spans=()), False, "saw 2 frames at 0.0 1.2 s; heard nothing: --no-audio"),
+        (
+            "video", False, replace(_USAGE, audio_spans=()), True,
+            "saw 2 frames at 0.0 1.2 s; heard nothing: the clip has no audio track",
+        ),
+        (
+            "video", True, replace(_USAGE, audio_spans=()), True,
+            "saw 2 frames at 0.0 1.2 s; heard nothing: tiny-vicuna has no audio branch",
+        ),
+    ],
+)  # fmt: skip
+def test_evidence_says_what_was_used_or_why_not(
+    vicuna_spec: ModelSpec, kind: str, sound: bool, usage: Usage, audio: bool, line: str
+) -> None:
+    assert evidence_line(usage, _timeline(kind, sound), vicuna_spec, audio=audio) == line

@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import ctypes
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import llama_cpp.llama_cpp as library
+import numpy as np
+import pytest
+import torch
+from gguf import GGUFReader
+from safetensors.torch import save_file
+
+from vllama.export.llama import LlamaConfig, LlamaFolder, open_llama, tensor_shapes
+from vllama.export.quants import tensor_type
+from vllama.export.to_gguf import QUANTS, permuted, to_gguf
+from vllama.runtime.errors import SpecError
+from vllama.runtime.spec import ModelSpec
+
+Made = tuple[LlamaFolder, ModelSpec]
+
+
+@pytest.fixture(scope="module")
+def tiny(vicuna_spec: ModelSpec, tiny_weights: Path) -> LlamaFolder:
+    return open_llama(vicuna_spec, tiny_weights)
+
+
+@pytest.fixture(scope="module")
+def random_llama(
+    vicuna_spec: ModelSpec, tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Made]:
+    """A LLaMA of the given hidden_size, intermediate_size, layers, heads and kv heads with random weights."""
+
+    def make(hidden: int, inner: int, layers: int, heads: int, kv_heads: int) -> Made:
+        source = tiny_weights / vicuna_spec.files.llm.name
+        folder = tmp_path_factory.mktemp("weights") / source.name
+        folder.mkdir()
+        shutil.copyfile(source / "tokenizer.model", folder / "tokenizer.model")
+        table = json.loads((source / "config.json").read_text("utf-8"))
+        table |= {"hidden_size": hidden, "intermediate_size": inner, "num_hidden_layers": layers}
+        table |= {"num_attention_heads": heads, "num_key_value_heads": kv_heads}
+        (folder / "config.json").write_text(json.dumps(table), "utf-8")
+        config = LlamaConfig(table["vocab_size"], hidden, inner, layers, heads, kv_heads, 1e-6, 1e4, 2048)
+        torch.manual_seed(0)
+        save_file(
+            {name: 0.05 * torch.randn(shape) for name, shape in tensor_shapes(config)}, folder / "model.safetensors"
+        )
+        spec = replace(vicuna_spec, llm=replace(vicuna_spec.llm, hidden_size=hidden))
+        return open_llama(spec, folder.parent), spec
+
+    return make
+
+
+def read(path: Path) -> dict[str, tuple[str, bytes]]:
+    return {tensor.name: (tensor.tensor_type.name, tensor.data.tobytes()) for tensor in GGUFReader(path).tensors}
+
+
+def quantised_by_llama_cpp(source: Path, target: Path, quant: str) -> dict[str, tuple[str, bytes]]:
+    params = library.llama_model_quantize_default_params()
+    params.ftype, params.nthread = int(QUANTS[quant].file_type), 2
+    assert library.llama_model_quantize(bytes(source), bytes(target), ctypes.byref(params)) == 0
+    return read(target)
+
+
+@pytest.mark.parametrize(
+    "size",
+    [(256, 256, 1, 4, 4), (256, 256, 8, 8, 2), (256, 288, 1, 4, 4), (64, 160, 1, 4, 4), (80, 100, 1, 4, 4)],
+    ids=["whole-blocks", "shared-heads", "narrow-ffn", "narrow", "no-blocks"],
+)
+def test_every_quantisation_is_that_of_llama_cpp_to_the_byte(
+    size: tuple[int, ...], random_llama: Callable[..., Made], tmp_path: Path
+) -> None:
+    llama, spec = random_llama(*size)
+    to_gguf(llama, spec, tmp_path / "F32.gguf", "F32")
+    for quant in QUANTS:
+        report = to_gguf(llama, spec, tmp_path / "ours.gguf", quant)
+        ours, theirs = (
+            read(tmp_path / "ours.gguf"),
+            quantised_by_llama_cpp(tmp_path / "F32.gguf", tmp_path / "q", quant),
+        )
+        assert {name: kind for name, (kind, _) in ours.items()} == {name: kind for name, (kind, _) in theirs.items()}
+        assert [name for name in ours if ours[name] != theirs[name]] == [], quant
+        assert report.bytes == (tmp_path / "ours.gguf").stat().st_size
+
+
+def test_the_usual_mixture_widens_the_tensors_that_matter_most() -> None:
+    config = LlamaConfig(32000, 4096, 11008, 32, 32, 32, 1e-5, 1e4, 4096)
+    wide = [layer for layer in range(32) if tensor_type("Q4_K_M", "attn_v", layer, config).name == "Q6_K"]
+    assert wide == [0, 1, 2, 3, 6, 9, 12, 15, 18, 21, 24, 27, 28, 29, 30, 31]
+    assert tensor_type("Q4_K_M", "output", 0, config).name == "Q6_K"
+    assert tensor_type("Q4_K_M", "attn_q", 0, config).name == "Q4_K"
+
+
+def test_tensors_whose_rows_do_not_fit_are_reported(random_llama: Callable[..., Made], tmp_path: Path) -> None:
+    llama, spec = random_llama(256, 288, 2, 4, 4)
+    report = to_gguf(llama, spec, tmp_path / "llm.gguf", "Q4_K_M")
+    assert report.widened == ("blk.0.ffn_down.weight", "blk.1.ffn_down.weight")
+
+
+def test_an_unknown_quantisation_is_refused_with_the_known_ones(
+    tiny: LlamaFolder, vicuna_spec: ModelSpec, tmp_path: Path
+) -> None:
+    with pytest.raises(SpecError, match=r"'Q4'.*F32, F16, .*Q4_K_M"):
+        to_gguf(tiny, vicuna_spec, tmp_path / "llm.gguf", "Q4")
+    assert not (tmp_path / "llm.gguf").exists()
+
+
+def test_q_and_k_rows_are_paired_and_all_else_is_kept(
+    tiny: LlamaFolder, vicuna_spec: ModelSpec, tmp_path: Path
+) -> None:
+    to_gguf(tiny, vicuna_spec, tmp_path / "llm.gguf", "F32")
+    tensors = {tensor.name: tensor.data for tensor in GGUFReader(tmp_path / "llm.gguf").tensors}
+    config = tiny.config
+    head = config.hidden_size // config.num_heads
+    theirs = tiny.tensor("model.layers.1.self_attn.q_proj.weight").numpy()
+    ours = tensors["blk.1.attn_q.weight"]
+    for row in range(config.hidden_size):
+        first, (pair, half) = row - row % head, divmod(row % head, 2)
+        np.testing.assert_array_equal(ours[row], theirs[first + half * head // 2 + pair])
+    for name, key in (
+        ("output.weight", "lm_head.weight"),
+        ("blk.0.attn_v.weight", "model.layers.0.self_attn.v_proj.weight"),
+    ):
+        np.testing.assert_array_equal(tensors[name], tiny.tensor(key).numpy())
+
+
+def test_shared_key_heads_are_permuted_by_themselves() -> None:
+    weight = torch.arange(16.0).reshape(8, 2)
+    assert permuted(weight, 2)[:, 0].tolist() == [0, 4, 2, 6, 8, 12, 10, 14]
+
+
+def test_progress_counts_bytes_up_to_all(tiny: LlamaFolder, vicuna_spec: ModelSpec, tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    report = to_gguf(tiny, vicuna_spec, tmp_path / "llm.gguf", "Q8_0", lambda done, total: seen.append((done, total)))
+    done = [step for step, _ in seen]
+    assert done == sorted(set(done))
+    assert {total for _, total in seen} == {done[-1]}
+    assert 0.9 * report.bytes - 65536 < done[-1] < report.bytes
+
+
+def test_the_file_says_what_it_is(tiny: LlamaFolder, vicuna_spec: ModelSpec, tmp_path: Path) -> None:
+    to_gguf(tiny, vicuna_spec, tmp_path / "llm.gguf", "Q4_K_M")
+    fields = {name: field.contents() for name, field in GGUFReader(tmp_path / "llm.gguf").fields.items()}
+    config, vocabulary = tiny.config, tiny.vocabulary
+    assert fields["general.name"] == vicuna_spec.name
+    assert fields["general.license"] == vicuna_spec.license
+    assert fields["general.source.url"] == vicuna_spec.source
+    assert fields["general.file_type"] == QUANTS["Q4_K_M"].file_type
+    assert fields["llama.context_length"] == config.n_ctx_train
+    assert fields["llama.rope.freq_base"] == config.rope_theta
+    assert fields["tokenizer.ggml.tokens"] == list(vocabulary.pieces)
+    assert fields["tokenizer.ggml.token_type"] == list(vocabulary.types)
+    assert (fields["tokenizer.ggml.bos_token_id"], fields["tokenizer.ggml.eos_token_id"]) == (
+        vocabulary.bos,
+        vocabulary.eos,
+    )
+
+
+@pytest.mark.parametrize(("dtype", "quant"), [(torch.float16, "F16"), (torch.bfloat16, "BF16")])
+def test_half_precision_weights_pass_unchanged(
+    dtype: torch.dtype, quant: str, tiny: LlamaFolder, vicuna_spec: ModelSpec, tiny_weights: Path, tmp_path: Path
+) -> None:
+    source = tiny_weights / vicuna_spec.files.llm.name
+    folder = tmp_path / source.name
+    folder.mkdir()
+    for name in ("config.json", "tokenizer.model"):
+        shutil.copyfile(source / name, folder / name)
+    weights = {name: tiny.tensor(name).to(dtype) for name, _ in tensor_shapes(tiny.config)}
+    save_file(weights, folder / "model.safetensors")
+    to_gguf(open_llama(vicuna_spec, tmp_path), vicuna_spec, tmp_path / "llm.gguf", quant)
+    stored = next(tensor for tensor in GGUFReader(tmp_path / "llm.gguf").tensors if tensor.name == "output.weight")
+    assert stored.data.tobytes() == weights["lm_head.weight"].view(torch.int16).numpy().tobytes()

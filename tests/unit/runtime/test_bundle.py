@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from vllama.runtime.bundle import (
+    POSITIONS,
+    FileRecord,
+    Manifest,
+    find_bundle,
+    hash_file,
+    open_bundle,
+    read_manifest,
+    write_manifest,
+)
+from vllama.runtime.errors import ChecksumError, MissingFileError, ModelNotFoundError
+from vllama.runtime.spec import ModelSpec, spec_to_dict
+
+
+@pytest.fixture
+def folder(vicuna_spec: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("VLLAMA_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "bundle"
+    folder.mkdir()
+    save_file({"video": np.ones((2, 3), np.float32)}, folder / POSITIONS)
+    (folder / "frames.onnx").write_bytes(b"graph")
+    files = {name: hash_file(folder / name) for name in (POSITIONS, "frames.onnx")}
+    write_manifest(
+        folder, Manifest(1, "m", "free", spec_to_dict(vicuna_spec), "llm.gguf", {}, files, {"llm": "F32"}, {}, ())
+    )
+    return folder
+
+
+def test_whole_bundle_opens(folder: Path, vicuna_spec: ModelSpec) -> None:
+    bundle = open_bundle(folder)
+    assert bundle.spec == vicuna_spec
+    np.testing.assert_array_equal(bundle.positions()["video"], np.ones((2, 3)))
+
+
+def test_files_are_hashed_once_and_again_when_changed(folder: Path) -> None:
+    hashed: list[int] = []
+    for _ in range(2):
+        open_bundle(folder, lambda done, total: hashed.append(done))
+    assert len(hashed) == 2  # both files, once
+    os.utime(folder / "frames.onnx", ns=(1, 1))
+    open_bundle(folder, lambda done, total: hashed.append(done))
+    assert len(hashed) == 3
+    (folder / "frames.onnx").write_bytes(b"grapf")
+    with pytest.raises(ChecksumError, match=r"frames\.onnx of m"):
+        open_bundle(folder)
+
+
+def test_read_only_cache_only_costs_the_hash(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("VLLAMA_CACHE", str(tmp_path / "file"))
+    open_bundle(folder)
+    open_bundle(folder)
+
+
+def test_encoders_hash_depends_on_graphs_and_preprocessing(folder: Path) -> None:
+    before = open_bundle(folder).encoders_hash
+    manifest = read_manifest(folder)
+    table = json.loads((folder / "manifest.json").read_text())
+    table["spec"]["video"]["normalise"]["mean"][0] += 0.1
+    (folder / "manifest.json").write_text(json.dumps(table))
+    changed_spec = open_bundle(folder).encoders_hash
+    (folder / "frames.onnx").write_bytes(b"other")
+    files = {**manifest.files, "frames.onnx": hash_file(folder / "frames.onnx")}
+    write_manifest(folder, Manifest(**{**vars(manifest), "files": files}))
+    assert len({before, changed_spec, open_bundle(folder).encoders_hash}) == 3
+
+
+def test_bundle_is_found_by_folder_and_by_name(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLAMA_MODELS", str(tmp_path))
+    assert find_bundle(folder) == folder
+    assert find_bundle("bundle") == folder
+    assert find_bundle() == folder
+    with pytest.raises(ModelNotFoundError, match="vllama export other"):
+        find_bundle("other")
+
+
+def test_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(MissingFileError, match="none"):
+        hash_file(tmp_path / "none")
+    (tmp_path / "one").write_bytes(b"abc")
+    assert hash_file(tmp_path / "one") == FileRecord(
+        3, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    )

@@ -1,0 +1,24 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import vllama.runtime
+
+
+def _python(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.strip()
+
+
+def test_runtime_and_cli_leave_torch_out() -> None:
+    assert _python("import sys, vllama.runtime, vllama.cli.app; print('torch' in sys.modules)") == "False"
+
+
+def test_registry_is_installed_beside_the_houses() -> None:
+    assert int(_python("from vllama.runtime.spec import read_specs; print(len(read_specs()))")) > 0
+
+
+def test_public_names_are_sorted_and_all_there() -> None:
+    names = vllama.runtime.__all__
+    assert names == sorted(names)
+    assert all(hasattr(vllama.runtime, name) for name in names)
