@@ -20,7 +20,11 @@ from vllama.runtime.errors import (
 )
 
 from .ask import ask
+from .chat import chat
+from .eval import evaluate
 from .export import export
+from .index import index
+from .replay import replay
 
 # The first that fits an error; README.md documents them.
 _EXIT_CODES: tuple[tuple[type[VllamaError], int], ...] = (
@@ -43,7 +47,11 @@ app = typer.Typer(
     "130 interrupted.",
 )
 app.command()(ask)
+app.command()(chat)
+app.command("eval")(evaluate)
 app.command()(export)
+app.add_typer(index)
+app.command()(replay)
 
 
 def main() -> None:

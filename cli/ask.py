@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from vllama.runtime import Engine, Sampling, SpecError
+from vllama.runtime import Engine, SpecError
+from vllama.runtime.times import make_span
 
+from . import options
+from .record import Recorder
 from .render import encoding_bar, evidence_line, print_json, print_stream, verifying_bar
 
 
@@ -23,40 +25,50 @@ def ask(
             help="One question, or several in turn as one conversation; none or '-': a line each from stdin."
         ),
     ] = None,
-    model: Annotated[
-        str | None, typer.Option("--model", "-m", envvar="VLLAMA_MODEL", help="A bundle: its name or its folder.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per question.")] = False,
-    temperature: Annotated[float | None, typer.Option(min=0.0, help="0 takes the most likely token.")] = None,
-    top_p: Annotated[
-        float | None, typer.Option(min=0.0, max=1.0, help="Keep the likeliest tokens up to this sum.")
-    ] = None,
-    top_k: Annotated[int | None, typer.Option(min=0, help="Keep this many likeliest tokens; 0 keeps all.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Repeat a drawn answer.")] = None,
-    max_tokens: Annotated[int | None, typer.Option("--max-tokens", "-n", min=1, help="Length of an answer.")] = None,
-    ctx_size: Annotated[int | None, typer.Option("--ctx-size", "-c", min=1, help="Positions of the context.")] = None,
-    threads: Annotated[
-        int | None, typer.Option("--threads", "-t", min=1, envvar="VLLAMA_THREADS", help="CPU threads.")
-    ] = None,
-    audio: Annotated[bool, typer.Option("--audio/--no-audio", help="Listen to the sound of the clip.")] = True,
-    device: Annotated[str, typer.Option(envvar="VLLAMA_DEVICE", help="cpu or cuda, for the encoders.")] = "cpu",
+    model: options.Model = None,
+    as_json: options.AsJson = False,
+    start: options.From = None,
+    end: options.To = None,
+    last: options.Last = None,
+    long: options.Long = None,
+    temperature: options.Temperature = None,
+    top_p: options.TopP = None,
+    top_k: options.TopK = None,
+    seed: options.Seed = None,
+    max_tokens: options.MaxTokens = None,
+    ctx_size: options.CtxSize = None,
+    threads: options.Threads = None,
+    audio: options.Audio = True,
+    device: options.Device = "cpu",
+    record: options.Record = None,
+    keep_prefix: Annotated[
+        bool, typer.Option("--keep-prefix", help="Keep the read media on disk: the next first token comes sooner.")
+    ] = False,
 ) -> None:
     """Ask about a clip. The answer goes to stdout; what was seen and heard is said on stderr."""
     questions = list(_questions(question or ["-"]))
+    span = make_span(start, end, last)
+    fps = 1.0 if long in ("memory", "segments", "map") else 0.0
     with verifying_bar() as verifying:
         engine = Engine.open(model, device=device, threads=threads, n_ctx=ctx_size, progress=verifying)
     with engine:
-        sampling = _sampling(engine.spec.llm.sampling, temperature, top_p, top_k, max_tokens)
+        sampling = options.sampling(engine.spec.llm.sampling, temperature, top_p, top_k, max_tokens)
         with encoding_bar() as encoding:
-            timeline = engine.index(clip, fps=0.0, audio=audio, progress=encoding)
+            timeline = engine.index(clip, fps=fps, span=span, audio=audio, note=options.note, progress=encoding)
         chat = engine.chat(timeline, audio=audio)
+        recorder = Recorder(record, engine, clip, timeline, audio=audio) if record else None
+        if keep_prefix:
+            chat.prepare(span, long=long, keep=True)
         for text in questions:
-            deltas = chat.ask(text, sampling=sampling, seed=seed)
+            deltas = chat.ask(text, span, long=long, sampling=sampling, seed=seed)
             if as_json:
-                print_json(text, deltas)
+                usage = print_json(text, deltas)
             else:
                 usage = print_stream(deltas)
-                print(evidence_line(usage, timeline, engine.spec, audio=audio), file=sys.stderr)
+                found = "; encoded before" * (timeline.encoded == 0)
+                print(evidence_line(usage, timeline, engine.spec, audio=audio) + found, file=sys.stderr)
+            if recorder:
+                recorder.add(chat, text, span, long, sampling, usage)
 
 
 def _questions(given: list[str]) -> Iterator[str]:
@@ -70,12 +82,3 @@ def _questions(given: list[str]) -> Iterator[str]:
             if not lines:
                 raise SpecError("stdin holds no question; pipe a line each")
             yield from lines
-
-
-def _sampling(
-    defaults: Sampling, temperature: float | None, top_p: float | None, top_k: int | None, max_tokens: int | None
-) -> Sampling:
-    if top_p == 0.0:
-        raise SpecError("--top-p is 0, which keeps no token; use a value above 0, or --temperature 0")
-    chosen = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "max_tokens": max_tokens}
-    return replace(defaults, **{name: value for name, value in chosen.items() if value is not None})  # type: ignore[arg-type]

@@ -9,13 +9,24 @@ from contextlib import contextmanager
 from dataclasses import asdict
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.progress import TransferSpeedColumn as SpeedColumn
 from rich.table import Table
+from rich.text import Text
 
 from vllama.runtime import Delta, Timeline, Usage
 from vllama.runtime.bundle import Manifest
 from vllama.runtime.spec import ModelSpec
+from vllama.runtime.times import clock
 
 Step = Callable[[int, int], None]
 PartStep = Callable[[str, int, int], None]
@@ -33,17 +44,33 @@ def print_stream(deltas: Iterable[Delta]) -> Usage:
     return usage
 
 
-def print_json(question: str, deltas: Iterable[Delta]) -> None:
+def print_json(question: str, deltas: Iterable[Delta]) -> Usage:
     """One JSON object for the whole answer to stdout."""
     usage = next(delta.usage for delta in deltas if delta.usage)
     row = asdict(usage)
     print(json.dumps({"model": row.pop("model"), "question": question, **row}, ensure_ascii=False), flush=True)
+    return usage
 
 
 def evidence_line(usage: Usage, timeline: Timeline, spec: ModelSpec, *, audio: bool) -> str:
-    """What the answer rests on: which pictures and which seconds of sound, or why none."""
+    """What the answer rests on: which pictures and which seconds of sound, or why none; and what it does not."""
+    line = _evidence(usage, timeline, spec, audio=audio)
+    if usage.parts:
+        asked = ", ".join(f"{clock(start)}-{clock(end)} {answer!r}" for start, end, answer in usage.parts)
+        line += f"; from {len(usage.parts)} parts: {asked}"
+    if usage.turns_left_out:
+        line += f"; the first {usage.turns_left_out} turns no longer fit the context"
+    if usage.finish == "context":
+        line += "; the context is full, the answer was cut"
+    return line
+
+
+def _evidence(usage: Usage, timeline: Timeline, spec: ModelSpec, *, audio: bool) -> str:
     if timeline.kind == "image":
         seen = "saw the picture"
+    elif usage.long == "memory":
+        first, last = clock(usage.frame_times[0]), clock(usage.frame_times[-1])
+        seen = f"remembered {usage.frames_seen} frames as {len(usage.frame_times)}, from {first} to {last}"
     elif usage.frame_times:
         times = " ".join(f"{time:.1f}" for time in usage.frame_times)
         seen = f"saw {len(usage.frame_times)} frame{'s' * (len(usage.frame_times) > 1)} at {times} s"
@@ -70,10 +97,25 @@ def verifying_bar() -> Iterator[Step]:
         yield step
 
 
+class RateColumn(ProgressColumn):
+    """How many per second."""
+
+    def render(self, task: Task) -> Text:
+        """Nothing until that is known."""
+        return Text("" if task.speed is None else f"{task.speed:.1f}/s")
+
+
 @contextmanager
 def encoding_bar() -> Iterator[Step]:
     """Pictures and stretches of sound encoded."""
-    with _bar("encoding", MofNCompleteColumn()) as step:
+    with counting_bar("encoding") as step:
+        yield step
+
+
+@contextmanager
+def counting_bar(label: str) -> Iterator[Step]:
+    """So many of so many."""
+    with _bar(label, MofNCompleteColumn(), RateColumn()) as step:
         yield step
 
 
@@ -118,7 +160,7 @@ def fidelity_table(manifest: Manifest) -> None:
 
 
 @contextmanager
-def _bar(label: str, *columns: DownloadColumn | SpeedColumn | MofNCompleteColumn) -> Iterator[Step]:
+def _bar(label: str, *columns: ProgressColumn) -> Iterator[Step]:
     console = Console(stderr=True)
     shown = (TextColumn(label), BarColumn(), *columns, TimeRemainingColumn())
     with Progress(*shown, console=console, transient=True, disable=not console.is_terminal) as bars:

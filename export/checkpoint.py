@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import pickle
 import re
+import struct
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +25,11 @@ from .graphs import Graph, GraphName, empty_graph, graph_names
 
 _DEPTH = 3  # folders below --weights in which a file is looked for
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+# What torch's unpickler and the safetensors reader raise on cut or changed bytes.
+_DAMAGE = (
+    SafetensorError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, AssertionError,
+    struct.error,
+)  # fmt: skip
 _POSITIONS = {"video": "video_frame_position_embedding.weight", "audio": "audio_position_embedding.weight"}
 
 # Keys that are in the published files and that inference does not need, with the reason.
@@ -90,7 +97,7 @@ def find_file(weights: Path, file: WeightFile) -> Path:
     """
     if not weights.is_dir():
         raise MissingFileError(f"{weights}: not a folder; give the one with the published files as --weights")
-    found = [path for depth in range(_DEPTH + 1) for path in weights.glob("*/" * depth + file.name)]
+    found = [path for depth in range(_DEPTH + 1) for path in weights.glob("*/" * depth + glob.escape(file.name))]
     if not found:
         where = f"; it comes from {file.source}" if file.source else ""
         raise MissingFileError(f"{file.name}: not in {weights} nor {_DEPTH} folders below{where}")
@@ -108,20 +115,22 @@ def open_state_dict(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise MissingFileError(f"{path}: {'a folder, not a file' if path.is_dir() else 'no such file'}; fetch it again")
-    _refuse_text(path)
     try:
+        _refuse_text(path)
         loaded = load_file(path) if path.suffix == ".safetensors" else _torch_load(path)
     except pickle.UnpicklingError as error:
         raise FileError(
             f"{path}: holds objects that are not tensors, or is damaged; fetch the original again"
         ) from error
-    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except OSError as error:
+        raise FileError(f"{path}: cannot be read ({error.strerror or error}); check its permissions") from error
+    except _DAMAGE as error:
         reason = " ".join(str(error).split())[:100]
         raise FileError(f"{path}: cut or damaged ({reason}); fetch it again") from error
     state = loaded.get("model", loaded) if isinstance(loaded, Mapping) else loaded
     if not isinstance(state, Mapping) or not any(isinstance(value, Tensor) for value in state.values()):
         raise FileError(f"{path}: holds no named tensors; fetch the original again")
-    return {key: value for key, value in state.items() if isinstance(value, Tensor)}
+    return {key: value.detach() for key, value in state.items() if isinstance(key, str) and isinstance(value, Tensor)}
 
 
 def read_parts(spec: ModelSpec, weights: Path) -> list[Part]:
@@ -204,14 +213,15 @@ def _fitting(
     if missing:
         kind = next((kind for key, kind in _LOOKS_LIKE if key in found), "another file")
         raise FileError(
-            f"{source.path}: has no {min(missing)} {wanted[min(missing)]} ({len(missing)} of {len(wanted)} keys missing); "
-            f"it looks like {kind}, fetch the file that models.toml names for {spec.name}"
+            f"{source.path}: has no {min(missing)} {wanted[min(missing)]} "
+            f"({len(missing)} of {len(wanted)} keys missing); it looks like {kind}, "
+            f"fetch the file that models.toml names for {spec.name}"
         )
     surplus = [key for key in found.keys() - wanted.keys() if not _is_ignored(key, source)]
     if surplus:
         raise FileError(
-            f"{source.path}: {min(surplus)} {tuple(found[min(surplus)].shape)} is not known ({len(surplus)} such keys); "
-            f"{spec.name} needs the original file, or another entry in models.toml"
+            f"{source.path}: {min(surplus)} {tuple(found[min(surplus)].shape)} is not known "
+            f"({len(surplus)} such keys); {spec.name} needs the original file, or another entry in models.toml"
         )
     fitting = {}
     for key, shape in wanted.items():

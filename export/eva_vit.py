@@ -28,7 +28,8 @@ class Attention(nn.Module):
         qkv = self.qkv(x) + bias
         q, k, v = qkv.reshape(n, tokens, 3, self.num_heads, width // self.num_heads).permute(2, 0, 3, 1, 4).unbind(0)
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
-        return self.proj((scores.softmax(-1) @ v).transpose(1, 2).reshape(n, tokens, width))
+        out: Tensor = self.proj((scores.softmax(-1) @ v).transpose(1, 2).reshape(n, tokens, width))
+        return out
 
 
 class Mlp(nn.Module):
@@ -38,7 +39,8 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(functional.gelu(self.fc1(x)))
+        out: Tensor = self.fc2(functional.gelu(self.fc1(x)))
+        return out
 
 
 class Block(nn.Module):
@@ -51,7 +53,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attn(self.norm1(x))
-        return x + self.mlp(self.norm2(x))
+        x = x + self.mlp(self.norm2(x))
+        return x
 
 
 class PatchEmbed(nn.Module):
@@ -60,7 +63,8 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(3, spec.hidden_size, spec.patch_size, spec.patch_size)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        return self.proj(pixel_values).flatten(2).transpose(1, 2)
+        patches: Tensor = self.proj(pixel_values)  # (n, hidden_size, rows, columns)
+        return patches.flatten(2).transpose(1, 2)
 
 
 class EvaVit(nn.Module):
@@ -78,7 +82,7 @@ class EvaVit(nn.Module):
         self.blocks = nn.ModuleList(Block(spec) for _ in range(spec.depth))
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        x = self.patch_embed(pixel_values)
+        x: Tensor = self.patch_embed(pixel_values)
         x = torch.cat((self.cls_token.expand(x.shape[0], -1, -1), x), 1) + self.pos_embed
         for block in self.blocks:
             x = block(x)

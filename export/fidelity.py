@@ -33,7 +33,7 @@ class _Run:
 
 
 def fixed_prompts(bundle: Bundle) -> list[list[Piece]]:
-    """Four questions, each with a seeded picture sequence, with sound beside it where the model hears, and with none."""
+    """Four questions, each of a seeded picture sequence, of sound beside it where the model hears, and of nothing."""
     spec = bundle.spec
     with Encoders(bundle) as encoders:
         media = [_seeded_video(spec, encoders), Media()]

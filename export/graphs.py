@@ -51,7 +51,8 @@ class FramesGraph(nn.Module):
         self.Qformer = QformerModel(video.qformer, video.encoder.hidden_size)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        return self.Qformer(self.query_tokens, self.ln_vision(self.visual_encoder(pixel_values)))
+        features: Tensor = self.Qformer(self.query_tokens, self.ln_vision(self.visual_encoder(pixel_values)))
+        return features
 
 
 class VideoGraph(nn.Module):
@@ -75,7 +76,8 @@ class VideoGraph(nn.Module):
 
     def forward(self, frame_features: Tensor, positions: Tensor) -> Tensor:
         tokens = (frame_features + positions[None, :, None]).flatten(1, 2)  # frame outer, query inner
-        return self.llama_proj(self.video_Qformer(self.video_query_tokens, tokens))
+        embeds: Tensor = self.llama_proj(self.video_Qformer(self.video_query_tokens, tokens))
+        return embeds
 
 
 class ClipsGraph(ImageBindAudio):
@@ -107,7 +109,9 @@ class AudioGraph(nn.Module):
         self.audio_llama_proj = nn.Linear(qformer.hidden_size, spec.llm.hidden_size)
 
     def forward(self, clip_features: Tensor, positions: Tensor) -> Tensor:
-        return self.audio_llama_proj(self.audio_Qformer(self.audio_query_tokens, clip_features + positions))
+        tokens = clip_features + positions
+        embeds: Tensor = self.audio_llama_proj(self.audio_Qformer(self.audio_query_tokens, tokens))
+        return embeds
 
 
 Graph = FramesGraph | VideoGraph | ClipsGraph | AudioGraph

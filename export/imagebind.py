@@ -23,7 +23,8 @@ class Stem(nn.Module):
         self.norm_layer = nn.LayerNorm(spec.hidden_size, _STEM_EPS)
 
     def forward(self, fbank: Tensor) -> Tensor:
-        return self.norm_layer(self.proj(fbank).flatten(2).transpose(1, 2))
+        out: Tensor = self.norm_layer(self.proj(fbank).flatten(2).transpose(1, 2))
+        return out
 
 
 class PositionHelper(nn.Module):
@@ -69,7 +70,8 @@ class Attention(nn.Module):
         v = torch.cat((v, self.bias_v.expand(n, -1, -1)), 1)
         q, k, v = (t.reshape(n, -1, self.num_heads, width // self.num_heads).transpose(1, 2) for t in (q, k, v))
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
-        return self.out_proj((scores.softmax(-1) @ v).transpose(1, 2).reshape(n, tokens, width))
+        out: Tensor = self.out_proj((scores.softmax(-1) @ v).transpose(1, 2).reshape(n, tokens, width))
+        return out
 
 
 class Mlp(nn.Module):
@@ -79,7 +81,8 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(spec.intermediate_size, spec.hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(functional.gelu(self.fc1(x)))
+        out: Tensor = self.fc2(functional.gelu(self.fc1(x)))
+        return out
 
 
 class Block(nn.Module):
@@ -92,7 +95,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attn(self.norm_1(x))
-        return x + self.mlp(self.norm_2(x))
+        x = x + self.mlp(self.norm_2(x))
+        return x
 
 
 class Trunk(nn.Module):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
+
+from vllama.runtime.types import Float32
 
 Precision = Literal["fp32", "fp16", "int8"]
 
@@ -22,16 +26,17 @@ def fold_transposes(model: ir.Model) -> None:
     """Store weights as they are used, (in, out), instead of transposing them at every start."""
     for node in list(model.graph):
         source = node.inputs[0] if node.op_type == "Transpose" else None
-        if source is None or source.const_value is None:
+        tensor = source.const_value if source is not None else None
+        if source is None or tensor is None:
             continue
         order = node.attributes["perm"].as_ints()
-        shape = [source.const_value.shape[axis] for axis in order]
+        shape = [_shape(tensor)[axis] for axis in order]
         folded = _weight(
             model,
             f"{source.name}_transposed",
-            source.const_value.dtype,
+            tensor.dtype,
             shape,
-            lambda tensor=source.const_value, order=order: np.ascontiguousarray(tensor.numpy().transpose(order)),
+            partial(_transposed, tensor, order),
         )
         ir.convenience.replace_all_uses_with(node.outputs[0], folded)
         model.graph.remove(node, safe=True)
@@ -63,11 +68,7 @@ def _half_products(model: ir.Model) -> None:
                 node.replace_input_with(index, half)
         product = node.outputs[0]
         product.dtype = ir.DataType.FLOAT16
-        users = list(product.uses())
-        wide = _Builder(model, node, after=True).cast(product, ir.DataType.FLOAT)
-        for user, index in users:
-            user.replace_input_with(index, wide)
-        _swap_output(model, product, wide)
+        _reroute(model, product, _Builder(model, node, after=True).cast(product, ir.DataType.FLOAT))
 
 
 def _half_weights(model: ir.Model) -> None:
@@ -92,8 +93,7 @@ def _eight_bit_products(model: ir.Model) -> None:
         w, channel_scale = _quantise_weight(model, weight)
         total = build.cast(build.add("MatMulInteger", q, w, zero_point), ir.DataType.FLOAT)
         product = build.add("Mul", build.add("Mul", total, token_scale), channel_scale)
-        ir.convenience.replace_all_uses_with(node.outputs[0], product)
-        _swap_output(model, node.outputs[0], product)
+        _reroute(model, node.outputs[0], product)
         model.graph.remove(node, safe=True)
 
 
@@ -113,14 +113,15 @@ def _quantise_weight(model: ir.Model, weight: ir.Value) -> tuple[ir.Value, ir.Va
     """(K, N) -> int8 within +-63 and its scale (N,), one per output channel."""
     tensor = weight.const_value
     assert tensor is not None
-    shape = [int(size) for size in tensor.shape]
+    shape = _shape(tensor)
 
-    def scale() -> np.ndarray:
-        largest = np.abs(tensor.numpy()).max(0).astype(np.float32)
-        return np.maximum(largest, np.float32(_SMALLEST_SCALE)) / np.float32(_WEIGHT_MAX)
+    def scale() -> Float32:
+        largest: Float32 = np.maximum(np.abs(tensor.numpy()).max(0), _SMALLEST_SCALE)
+        return (largest / _WEIGHT_MAX).astype(np.float32)
 
-    def rounded() -> np.ndarray:
-        return np.clip(np.rint(tensor.numpy() / scale()), -_WEIGHT_MAX, _WEIGHT_MAX).astype(np.int8)
+    def rounded() -> NDArray[np.int8]:
+        steps: Float32 = np.rint(tensor.numpy() / scale())
+        return np.clip(steps, -_WEIGHT_MAX, _WEIGHT_MAX).astype(np.int8)
 
     name = weight.name
     return (
@@ -155,8 +156,9 @@ class _Builder:
 def _half(model: ir.Model, value: ir.Value) -> ir.Value:
     tensor = value.const_value
     assert tensor is not None
-    shape = [int(size) for size in tensor.shape]
-    return _weight(model, f"{value.name}_half", ir.DataType.FLOAT16, shape, lambda: tensor.numpy().astype(np.float16))
+    return _weight(
+        model, f"{value.name}_half", ir.DataType.FLOAT16, _shape(tensor), lambda: tensor.numpy().astype(np.float16)
+    )
 
 
 def _constant(model: ir.Model, name: str, array: np.ndarray) -> ir.Value:
@@ -176,7 +178,19 @@ def _weight(
     return value
 
 
-def _swap_output(model: ir.Model, old: ir.Value, new: ir.Value) -> None:
+def _transposed(tensor: ir.TensorProtocol, order: Sequence[int]) -> np.ndarray:
+    return np.ascontiguousarray(tensor.numpy().transpose(order))
+
+
+def _shape(tensor: ir.TensorProtocol) -> list[int]:
+    return list(tensor.shape.numpy())
+
+
+def _reroute(model: ir.Model, old: ir.Value, new: ir.Value) -> None:
+    """Give `new` to everything that took `old`, also as an output of the graph, but for what makes it."""
+    for user, index in list(old.uses()):
+        if user is not new.producer():
+            user.replace_input_with(index, new)
     for index, output in enumerate(model.graph.outputs):
         if output is old:
             old.name, new.name = f"{old.name}_inner", old.name

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -23,7 +25,7 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor, source: Tensor) -> Tensor:
         q, k, v = self._heads(self.query(x)), self._heads(self.key(source)), self._heads(self.value(source))
-        scores = q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5
+        scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
         return (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
 
     def _heads(self, x: Tensor) -> Tensor:
@@ -40,7 +42,8 @@ class Output(nn.Module):
         self.LayerNorm = nn.LayerNorm(width, _NORM_EPS)
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
-        return self.LayerNorm(self.dense(x) + residual)
+        out: Tensor = self.LayerNorm(self.dense(x) + residual)
+        return out
 
 
 class Attention(nn.Module):
@@ -50,7 +53,8 @@ class Attention(nn.Module):
         self.output = Output(spec.hidden_size, spec.hidden_size)
 
     def forward(self, x: Tensor, source: Tensor) -> Tensor:
-        return self.output(self.self(x, source), x)
+        out: Tensor = self.output(self.self(x, source), x)
+        return out
 
 
 class Intermediate(nn.Module):
@@ -74,7 +78,8 @@ class Layer(nn.Module):
         x = self.attention(x, x)
         if self.crossattention is not None:
             x = self.crossattention(x, encoder_tokens)
-        return self.output_query(self.intermediate_query(x), x)
+        out: Tensor = self.output_query(self.intermediate_query(x), x)
+        return out
 
 
 class Embeddings(nn.Module):
@@ -105,7 +110,8 @@ class Bert(nn.Module):
         self.encoder = Encoder(spec, encoder_width)
 
     def forward(self, query_tokens: Tensor, encoder_tokens: Tensor) -> Tensor:
-        x = self.embeddings.LayerNorm(query_tokens).expand(encoder_tokens.shape[0], -1, -1)
+        queries: Tensor = self.embeddings.LayerNorm(query_tokens)
+        x = queries.expand(encoder_tokens.shape[0], -1, -1)
         for layer in self.encoder.layer:
             x = layer(x, encoder_tokens)
         return x
@@ -119,7 +125,8 @@ class QformerModel(nn.Module):
         self.bert = Bert(spec, encoder_width)
 
     def forward(self, query_tokens: Tensor, encoder_tokens: Tensor) -> Tensor:
-        return self.bert(query_tokens, encoder_tokens)
+        out: Tensor = self.bert(query_tokens, encoder_tokens)
+        return out
 
 
 def query_tokens(spec: Qformer) -> nn.Parameter:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from vllama.runtime.bundle import FidelityRow, FileRecord, Manifest, hash_file, write_manifest
+from vllama.runtime.bundle import MANIFEST, FidelityRow, FileRecord, Manifest, hash_file, write_manifest
 from vllama.runtime.errors import DiskFullError, FileError
 
 _JOURNAL = "journal.json"
@@ -50,6 +50,7 @@ class Staging:
         except OSError as error:
             raise FileError(f"{self.folder}: {error.strerror}; choose another --out") from error
         self.parts = self._read()
+        self._sweep()
 
     def make(self, name: str, key: str, make: Callable[[], StagedPart]) -> StagedPart:
         """The part of that name, found finished or made now.
@@ -62,7 +63,8 @@ class Staging:
         part = self.parts.get(name)
         if part and part.key == key and self._whole(part):
             return part
-        before = set(self.folder.iterdir())
+        self.parts.pop(name, None)
+        self._sweep()
         try:
             with self.writing(name):
                 part = replace(make(), key=key)
@@ -70,8 +72,7 @@ class Staging:
                 self._write()
         except BaseException:
             self.parts.pop(name, None)
-            for path in set(self.folder.iterdir()) - before:
-                path.unlink()
+            self._sweep()
             raise
         return part
 
@@ -108,14 +109,31 @@ class Staging:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def commit(self, manifest: Manifest) -> None:
-        """Write the manifest and become the bundle."""
-        with self.writing("manifest.json"):
-            write_manifest(self.folder, manifest)
-        keep = {"manifest.json", *manifest.files}
+        """Write the manifest and become the bundle.
+
+        Raises:
+            FileError: something is at `out` by now.
+        """
+        try:
+            with self.writing(MANIFEST):
+                write_manifest(self.folder, manifest)
+        except BaseException:
+            self._sweep()
+            raise
+        self._keep({MANIFEST, *manifest.files})
+        try:
+            os.replace(self.folder, self.out)
+        except OSError as error:
+            raise FileError(f"{self.out}: {error.strerror}; remove it and run the same command") from error
+
+    def _sweep(self) -> None:
+        """Remove what belongs to no finished part: what a kill or a failure left half-written."""
+        self._keep({_JOURNAL, *(name for part in self.parts.values() for name in part.files)})
+
+    def _keep(self, names: set[str]) -> None:
         for path in self.folder.iterdir():
-            if path.name not in keep:
+            if path.name not in names and not path.is_dir():
                 path.unlink()
-        os.replace(self.folder, self.out)
 
     def _whole(self, part: StagedPart) -> bool:
         return all(

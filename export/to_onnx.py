@@ -48,8 +48,7 @@ def to_onnx(graph: Graph, path: Path, precision: Precision, progress: Callable[[
     fold_transposes(model)
     lower(model, precision, matmuls=graph.output != "embeds")
     _strip(model)
-    sizes = {id(value.const_value): value.const_value.nbytes for value in _weights(model)}
-    total, done = sum(sizes.values()), 0
+    total, done = sum({id(tensor): tensor.nbytes for tensor in _weights(model)}.values()), 0
 
     def written(tensor: ir.TensorProtocol, _: object) -> None:
         nonlocal done
@@ -135,8 +134,8 @@ def _strip(model: ir.Model) -> None:
         value.doc_string = None
 
 
-def _weights(model: ir.Model) -> list[ir.Value]:
-    return [value for value in model.graph.initializers.values() if value.const_value is not None]
+def _weights(model: ir.Model) -> list[ir.TensorProtocol]:
+    return [tensor for value in model.graph.initializers.values() if (tensor := value.const_value) is not None]
 
 
 def _example(each: Input, rng: np.random.Generator) -> Float32:

@@ -7,13 +7,15 @@ import hashlib
 import os
 import threading
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .errors import BackendError, ContextOverflowError, ShapeError, SpecError
 from .llama_context import LlamaContext, Rows
@@ -22,10 +24,22 @@ from .sampler import Sampler
 from .spec import Sampling
 from .types import Embeds, Float32
 
-_Key = int | tuple[bytes, int]  # what a cached position was decoded from: a token, or a row of hashed embeds
+Key = int | tuple[bytes, int]  # what a cached position was decoded from: a token, or a row of hashed embeds
 _T = TypeVar("_T")
 _MAX_N_CTX = 1 << 20  # far beyond it llama.cpp works for many seconds before it finds that memory is short
 _WAKE_SECONDS = 0.2  # waiting without a limit would keep Ctrl-C out on Windows
+
+
+@dataclass(frozen=True)
+class KvPrefix:
+    """A read prompt: what each position was decoded from, and llama.cpp's state of them.
+
+    llama.cpp checks the shape of a state and not whose it is: restore it only with the model file and the settings that
+    it was saved with.
+    """
+
+    keys: tuple[Key, ...]
+    data: NDArray[np.uint8]
 
 
 class Backbone:
@@ -45,6 +59,7 @@ class Backbone:
         hidden_size: width of an embeds row.
         n_vocab: number of token ids.
         finish: why the last answer ended, as in `Usage`.
+        settings: what a `KvPrefix` depends on beside the model file.
 
     Raises:
         MissingFileError, FileError: there is no such file, or llama.cpp cannot read a LLaMA from it.
@@ -66,8 +81,9 @@ class Backbone:
         if not 2 <= n_ctx <= _MAX_N_CTX or threads < 1:
             raise SpecError(f"n_ctx is {n_ctx} and threads {threads}; use 2 to {_MAX_N_CTX}, and at least 1")
         self._cancel = threading.Event()
-        self._cached: list[_Key] = []
+        self._cached: list[Key] = []
         self._prompts = 0
+        self._ahead: Future[int] | None = None
         self._logits: Float32 | None = None
         self._closed = False
         self._worker = ThreadPoolExecutor(1, "backbone")
@@ -81,6 +97,7 @@ class Backbone:
         except BaseException:
             self._worker.shutdown()
             raise
+        self.settings = self._llama.settings
         self.hidden_size, self.n_vocab, self.n_ctx = self._llama.hidden_size, self._llama.n_vocab, self._llama.n_ctx
 
     def tokenize(self, pieces: Sequence[Piece]) -> list[list[int] | Embeds]:
@@ -121,19 +138,72 @@ class Backbone:
             ContextOverflowError: the prompt and one token of answer do not fit n_ctx; nothing was decoded.
             BackendError: llama.cpp failed.
         """
-        runs = self._runs(segments)
-        keys = [key for rows in runs for key in _keys(rows)]
-        if not keys:
-            raise ShapeError("the prompt is empty; give at least one token")
-        if len(keys) >= self.n_ctx:
-            media = sum(len(rows) for rows in runs if rows.ndim == 2)
-            raise ContextOverflowError(
-                f"prompt needs {len(keys)} tokens ({media} media, {len(keys) - media} text) and one for an answer, "
-                f"and n_ctx is {self.n_ctx}; start a new chat"
-            )
+        self._stop_ahead()
+        runs, keys = self._checked(segments)
         self._cancel.clear()
         self._prompts += 1
         return self._on_worker(lambda: self._prefill(runs, keys))
+
+    def prefill_ahead(self, segments: Sequence[list[int] | Embeds]) -> None:
+        """Begin to read what a prompt will probably start with, and return at once.
+
+        The next `prefill`, `save` or `restore` stops it wherever it is and keeps what was read. It ends a running
+        answer as `prefill` does.
+
+        Raises: as `prefill` does.
+        """
+        self._stop_ahead()
+        runs, keys = self._checked(segments)
+        self._cancel.clear()
+        self._prompts += 1
+        self._ahead = self._worker.submit(self._prefill, runs, keys)
+
+    def keys(self, segments: Sequence[list[int] | Embeds]) -> list[Key]:
+        """What the positions of a prompt are decoded from.
+
+        Raises:
+            ShapeError: a segment does not fit the model.
+        """
+        return [key for rows in self._runs(segments) for key in _keys(rows)]
+
+    def cached(self, segments: Sequence[list[int] | Embeds]) -> int:
+        """How many positions of a prompt, from its start, are in the KV cache.
+
+        Raises:
+            ShapeError: a segment does not fit the model.
+        """
+        self._stop_ahead()
+        return _common(self._cached, self.keys(segments))
+
+    def wait_ahead(self) -> None:
+        """Return when what `prefill_ahead` began has been read."""
+        if self._ahead is not None:
+            self._finished(self._ahead)
+
+    def save(self) -> KvPrefix:
+        """The KV cache as it is, for `restore`.
+
+        Raises:
+            BackendError: llama.cpp does not give it.
+        """
+        self._stop_ahead()
+        return KvPrefix(tuple(self._cached), self._on_worker(self._llama.state))
+
+    def restore(self, prefix: KvPrefix) -> bool:
+        """Go on from what `save` gave, here or in another process with the same model file and settings.
+
+        Returns:
+            False where it does not fit this context; the cache is empty then.
+        """
+        self._stop_ahead()
+        self._prompts += 1
+        self._logits = None
+        self._cached = []
+        fits = len(prefix.keys) < self.n_ctx and self._on_worker(lambda: self._llama.set_state(prefix.data))
+        fits = fits and self._on_worker(lambda: self._llama.length) == len(prefix.keys)
+        if fits:
+            self._cached = list(prefix.keys)
+        return fits
 
     def logits(self) -> Float32:
         """(n_vocab,) of the last decoded position.
@@ -173,6 +243,7 @@ class Backbone:
     def close(self) -> None:
         """Give the memory back; a second call does nothing."""
         if not self._closed:
+            self._stop_ahead()
             self._cancel.set()
             self._on_worker(self._llama.close)
             self._closed = True
@@ -185,6 +256,25 @@ class Backbone:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _stop_ahead(self) -> None:
+        if self._ahead is not None:
+            self._cancel.set()
+            ahead, self._ahead = self._ahead, None
+            self._finished(ahead)
+
+    def _checked(self, segments: Sequence[list[int] | Embeds]) -> tuple[list[Rows], list[Key]]:
+        runs = self._runs(segments)
+        keys = [key for rows in runs for key in _keys(rows)]
+        if not keys:
+            raise ShapeError("the prompt is empty; give at least one token")
+        if len(keys) >= self.n_ctx:
+            media = sum(len(rows) for rows in runs if rows.ndim == 2)
+            raise ContextOverflowError(
+                f"prompt needs {len(keys)} tokens ({media} media, {len(keys) - media} text) and one for an answer, "
+                f"and n_ctx is {self.n_ctx}; start a new chat"
+            )
+        return runs, keys
 
     def _runs(self, segments: Sequence[list[int] | Embeds]) -> list[Rows]:
         """Arrays to decode; tokens that follow each other become one."""
@@ -201,7 +291,7 @@ class Backbone:
                 runs += embeds
         return runs
 
-    def _prefill(self, runs: Sequence[Rows], keys: Sequence[_Key]) -> int:
+    def _prefill(self, runs: Sequence[Rows], keys: Sequence[Key]) -> int:
         kept = min(_common(self._cached, keys), len(keys) - 1)  # the last position is decoded for its logits
         self._logits = None
         self._llama.truncate(kept)
@@ -236,7 +326,7 @@ class Backbone:
             ):
                 return
 
-    def _decode(self, rows: Rows, keys: Sequence[_Key], wanted: bool) -> bool:
+    def _decode(self, rows: Rows, keys: Sequence[Key], wanted: bool) -> bool:
         """Append rows to the KV cache; False if that was cancelled."""
         if self._cancel.is_set():
             return False
@@ -249,7 +339,9 @@ class Backbone:
     def _on_worker(self, call: Callable[[], _T]) -> _T:
         if self._closed:
             raise BackendError("the language model was closed; open it again")
-        future = self._worker.submit(call)
+        return self._finished(self._worker.submit(call))
+
+    def _finished(self, future: Future[_T]) -> _T:
         try:
             while not future.done():
                 wait([future], _WAKE_SECONDS)
@@ -260,14 +352,14 @@ class Backbone:
         return future.result()
 
 
-def _keys(rows: Rows) -> list[_Key]:
+def _keys(rows: Rows) -> list[Key]:
     if rows.ndim == 1:
         return [int(token) for token in rows]
     digest = hashlib.blake2b(rows.data, digest_size=16).digest()
     return [(digest, row) for row in range(len(rows))]
 
 
-def _common(old: Sequence[_Key], new: Sequence[_Key]) -> int:
+def _common(old: Sequence[Key], new: Sequence[Key]) -> int:
     """How many keys both begin with."""
     length = min(len(old), len(new))
     return next((i for i in range(length) if old[i] != new[i]), length)

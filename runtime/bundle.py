@@ -57,7 +57,7 @@ class FidelityRow:
 class Manifest:
     """What an export made; models.toml says what the model is, `spec` is its entry at the time.
 
-    widened: tensors that got a wider type than asked for. notes: what in the published files was not followed or needed.
+    widened: tensors that got a wider type than asked for. notes: what in the published files was not followed.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")

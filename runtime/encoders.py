@@ -11,6 +11,7 @@ import numpy as np
 from .backend import Backend, open_backend
 from .bundle import Bundle
 from .fbank import clip_fbanks
+from .memory import extended_positions
 from .pixels import pixel_values
 from .types import Embeds, Float32, Frame, Modality, Samples
 
@@ -42,10 +43,12 @@ class Encoders:
     def video_embeds(self, features: Float32, modality: Modality = "video") -> Embeds:
         """Frame features (t, query_tokens, hidden_size) in order of time -> what the prompt holds of them.
 
-        t may be at most max_frames.
+        Up to num_frames they have the positions of the table; more of them, at most `position_count`, those beyond it.
         """
-        positions = self._positions["video"][: len(features)]
-        assert len(positions) == len(features), features.shape
+        table, count = self._positions["video"], len(features)
+        few = count <= self._bundle.spec.video.num_frames
+        positions = table[:count] if few else extended_positions(table, count)
+        assert len(positions) == count, features.shape
         outputs = self._run("video", frame_features=features[None], positions=positions)
         return Embeds(outputs["embeds"][0], modality)
 

@@ -8,21 +8,29 @@ from pathlib import Path
 from types import TracebackType
 
 from .backbone import Backbone
-from .bundle import Bundle, cache_dir, find_bundle, hash_file, open_bundle
+from .bundle import Bundle, cache_dir, find_bundle, open_bundle
 from .chat import Chat
 from .encoders import Encoders
-from .errors import FileError, MediaError
-from .indexing import index_file
-from .media import probe
+from .errors import FileError
+from .indexing import Need
+from .library import index_clip
+from .prefixes import PrefixStore
 from .spec import ModelSpec
 from .timeline import Timeline
+from .types import Span
 
 
 class Engine:
     """An open model. Use it in a `with` block, or `close` it."""
 
     def __init__(
-        self, bundle: Bundle, *, device: str = "cpu", threads: int | None = None, n_ctx: int | None = None
+        self,
+        bundle: Bundle,
+        *,
+        device: str = "cpu",
+        threads: int | None = None,
+        n_ctx: int | None = None,
+        answers: bool = True,
     ) -> None:
         self.bundle = bundle
         threads = threads or os.cpu_count() or 1
@@ -30,7 +38,9 @@ class Engine:
         exact = bundle.manifest.precision["llm"] == "F32"
         self._dtype = "float32" if bundle.manifest.precision["frames"] == "fp32" else "float16"
         self._encoders = Encoders(bundle, device, threads)
-        self._backbone = Backbone(bundle.llm, n_ctx or bundle.spec.llm.n_ctx, threads=threads, reference=exact)
+        self._backbone: Backbone | None = None
+        if answers:
+            self._backbone = Backbone(bundle.llm, n_ctx or bundle.spec.llm.n_ctx, threads=threads, reference=exact)
 
     @classmethod
     def open(
@@ -40,6 +50,7 @@ class Engine:
         device: str = "cpu",
         threads: int | None = None,
         n_ctx: int | None = None,
+        answers: bool = True,
         progress: Callable[[int, int], None] | None = None,
     ) -> Engine:
         """Open a bundle, verified.
@@ -49,13 +60,15 @@ class Engine:
             device: "cpu" or "cuda", for the encoders.
             threads: CPU threads; None: all cores.
             n_ctx: positions of the context; None: the model's.
+            answers: False does not open the LLM: such an engine indexes, and has no conversations.
             progress: (bytes hashed, bytes to hash), when files are verified for the first time.
 
         Raises:
             ModelNotFoundError, FileError: there is no such bundle, or it is not whole.
             BackendError: a part cannot run here.
         """
-        return cls(open_bundle(find_bundle(model), progress), device=device, threads=threads, n_ctx=n_ctx)
+        bundle = open_bundle(find_bundle(model), progress)
+        return cls(bundle, device=device, threads=threads, n_ctx=n_ctx, answers=answers)
 
     @property
     def spec(self) -> ModelSpec:
@@ -67,43 +80,37 @@ class Engine:
         path: str | Path,
         *,
         fps: float = 1.0,
+        span: Span | None = None,
         audio: bool = True,
+        timeline: Timeline | None = None,
+        must_save: bool = False,
+        note: Callable[[str], None] = lambda text: None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Timeline:
-        """Encode a video, a sound file or a picture; each clip once, then the saved timeline is found.
+        """Encode a video, a sound file or a picture, as far as that was not done before.
+
+        Every feature is saved in the user's cache as it is made, and found there by the content of the file.
 
         Args:
             path: the file.
-            fps: pictures per second beside those of the whole-clip rule; 0 encodes only these and saves nothing.
-            audio: False leaves the sound out (and saves nothing).
-            progress: (encoded, to encode).
+            fps: pictures per second beside those of the whole-clip rule, and all of the sound; 0: only what the rule
+                asks for.
+            span: seconds a question will be about: what the rule asks for there is encoded too.
+            audio: False leaves the sound out.
+            timeline: one that an earlier call gave for this file; it is extended and returned.
+            must_save: a cache that cannot be written is an error, not a note.
+            note: told, in one line, what a person should know: what was found damaged, what cannot be saved.
+            progress: (encoded, to encode); not called if nothing is left to encode.
 
         Raises:
-            MediaError: it cannot be decoded, or this model cannot use it.
+            MediaError: it cannot be decoded, was changed meanwhile, or this model cannot use it.
+            FileError: it cannot be saved and must be; timeline is of another file.
         """
-        path = Path(path)
-        info = probe(path)
-        if info.kind == "audio" and (self.spec.audio is None or not audio):
-            why = "sound was switched off" if self.spec.audio else f"{self.spec.name} has no audio branch"
-            raise MediaError(f"{path}: it has only sound and {why}; use a clip with pictures")
-        content = hash_file(path).sha256
-        saved = cache_dir() / "timelines" / f"{content[:32]}-{self.bundle.encoders_hash[:16]}.safetensors"
-        if audio and (timeline := self._saved(saved, content, fps)):
-            return timeline
-        timeline = Timeline(
-            model=self.bundle.encoders_hash,
-            content=content,
-            kind=info.kind,
-            length=len(info.frame_times),
-            duration=info.duration,
-            frame_rate=info.frame_rate,
-            sound=info.has_audio,
-            fps=fps,
-        )
-        index_file(info, timeline, self._encoders, self.spec, self._dtype, audio=audio, progress=progress)
-        if fps > 0 and audio:
-            timeline.save(saved)
-        return timeline
+        need = Need(fps, None if span == Span.whole() else span, audio)
+        return index_clip(
+            Path(path), need, self.bundle, self._encoders, self._dtype,
+            timeline=timeline, must_save=must_save, note=note, progress=progress,
+        )  # fmt: skip
 
     def chat(self, timeline: Timeline, *, audio: bool = True) -> Chat:
         """A conversation about a timeline of this model; audio False does not listen.
@@ -116,12 +123,16 @@ class Engine:
                 f"the timeline was made by encoders {timeline.model[:8]}.., not {self.bundle.encoders_hash[:8]}..; "
                 f"index the clip with {self.spec.name}"
             )
-        return Chat(timeline, self.spec, self._encoders, self._backbone, audio=audio)
+        assert self._backbone is not None, "the engine was opened with answers=False"
+        llm = self.bundle.manifest.files[self.bundle.manifest.llm].sha256
+        prefixes = PrefixStore(cache_dir() / "prefixes", f"{llm} {self._backbone.settings}")
+        return Chat(timeline, self.spec, self._encoders, self._backbone, prefixes, audio=audio)
 
     def close(self) -> None:
         """Give everything back; a second call does nothing."""
         self._encoders.close()
-        self._backbone.close()
+        if self._backbone is not None:
+            self._backbone.close()
 
     def __enter__(self) -> Engine:
         return self
@@ -130,14 +141,3 @@ class Engine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _saved(self, path: Path, content: str, fps: float) -> Timeline | None:
-        if not path.is_file():
-            return None
-        try:
-            timeline = Timeline.load(path)
-        except FileError:
-            path.unlink()  # a cache entry that cannot be read is worth no more than none: it is made again
-            return None
-        whole = timeline.model == self.bundle.encoders_hash and timeline.content == content
-        return timeline if whole and timeline.fps >= fps else None

@@ -94,7 +94,8 @@ def fbank(samples: Float32, spec: AudioSpec) -> Float32:
     padded = 1 << (length - 1).bit_length()
     power = np.abs(np.fft.rfft(frames * np.hanning(length), padded)) ** 2  # (frames, padded / 2 + 1)
     mel = power[:, :-1] @ _mel_triangles(spec.num_mel_bins, padded, spec.sample_rate)
-    return np.log(np.maximum(mel, _FLOOR)).T.astype(np.float32)
+    log_mel: Float32 = np.log(np.maximum(mel, _FLOOR)).T.astype(np.float32)
+    return log_mel
 
 
 def _normalised(mel: Float32, spec: AudioSpec) -> Float32:
@@ -115,4 +116,5 @@ def _mel_triangles(bins: int, padded: int, sample_rate: int) -> np.ndarray:
     left, centre, right = edges[:-2], edges[1:-1], edges[2:]
     bin_mels = mel(np.arange(padded // 2) * sample_rate / padded)[:, None]
     up, down = (bin_mels - left) / (centre - left), (right - bin_mels) / (right - centre)
-    return np.maximum(0.0, np.minimum(up, down))
+    triangles: np.ndarray = np.maximum(0.0, np.minimum(up, down))
+    return triangles

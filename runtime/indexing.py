@@ -1,89 +1,196 @@
-"""A file -> a timeline: each picture and each stretch of sound is encoded once."""
+"""A file -> a timeline: what is asked for and is not there yet is decoded in one thread and encoded in another."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import DTypeLike
 
+from .ahead import ahead
 from .encoders import Encoders
 from .fbank import clip_bounds
 from .media import MediaInfo, read_frames
 from .pixels import frame_indices
 from .sound import count_samples, read_samples
 from .spec import AudioSpec, ModelSpec
-from .timeline import ClipFeature, FrameFeature, Timeline
+from .timeline import ClipFeature, FrameFeature, Timeline, nearest, rule_over
+from .types import Samples, Span
 
 _TICK = 1e-6  # seconds, by which a picture may seem to be late through rounding
+_PICTURES_AHEAD = 4
+_SOUNDS_AHEAD = 8
+Bounds = tuple[int, int]
 
 
-def index_file(
+@dataclass(frozen=True)
+class Need:
+    """What is asked for beside the whole-clip rule.
+
+    fps: pictures per second, and above 0 all of the sound. span: what the rule asks for there. audio: False: no sound.
+    """
+
+    fps: float = 0.0
+    span: Span | None = None
+    audio: bool = True
+
+
+@dataclass(frozen=True)
+class Missing:
+    """What has to be encoded: pictures by number, stretches of sound by their first and last + 1 samples.
+
+    whole: those of the whole-clip rule, all of them or none: they share one removal of means, and so they are no
+    substitute for others, nor others for them.
+    """
+
+    frames: list[int]
+    whole: list[Bounds]
+    clips: list[Bounds]
+
+    def __len__(self) -> int:
+        return len(self.frames) + len(self.whole) + len(self.clips)
+
+
+class Keeper(Protocol):
+    """Takes what was encoded."""
+
+    def add(
+        self, frames: Sequence[FrameFeature] = (), clips: Sequence[ClipFeature] = (), whole: Sequence[ClipFeature] = ()
+    ) -> None:
+        """Keep these."""
+
+
+def is_covered(timeline: Timeline, need: Need, spec: ModelSpec) -> bool:
+    """Whether all that is needed is there, as far as can be told without opening the file."""
+    if not all(timeline.has_frame(index) for index in frame_indices(spec.video.num_frames, timeline.length)):
+        return False
+    sound = need.audio and timeline.sound and spec.audio is not None
+    if sound and (timeline.samples is None or not timeline.whole_clip_count):
+        return False
+    if need.fps > timeline.fps or (need.fps > 0 and sound and not timeline.listened):
+        return False
+    return need.span is None or (
+        _is_dense(timeline, need.span, spec.video.num_frames) and (timeline.listened or not sound)
+    )
+
+
+def find_missing(info: MediaInfo, timeline: Timeline, need: Need, spec: ModelSpec) -> Missing:
+    """What a timeline lacks of what is needed; counts its samples if nobody did.
+
+    Raises:
+        MediaError: its sound cannot be decoded.
+    """
+    frames = _wanted_frames(info, timeline, need, spec.video.num_frames)
+    whole: list[Bounds] = []
+    clips: list[Bounds] = []
+    if need.audio and spec.audio and info.has_audio:
+        if timeline.samples is None:
+            timeline.samples = count_samples(info, spec.audio.sample_rate)
+        if not timeline.whole_clip_count:
+            whole = clip_bounds(timeline.samples, spec.audio)
+        clips = _wanted_clips(info, timeline, need, spec.audio)
+    return Missing([index for index in frames if not timeline.has_frame(index)], whole, clips)
+
+
+def encode_missing(
     info: MediaInfo,
-    timeline: Timeline,
+    missing: Missing,
     encoders: Encoders,
     spec: ModelSpec,
     dtype: DTypeLike,
-    *,
-    audio: bool = True,
+    keeper: Keeper,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Fill a timeline with what the whole-clip rule asks for and, at `timeline.fps`, with what lies between.
+    """Decode and encode, side by side, and hand over each feature as it comes.
 
     Args:
         dtype: how features are kept.
-        audio: False leaves the sound out.
         progress: called with (encoded, to encode), pictures and stretches of sound together.
 
     Raises:
         MediaError: a stream cannot be decoded, or is too short for one analysis window.
     """
-    started = time.perf_counter()
-    wanted = _wanted_frames(info, spec.video.num_frames, timeline.fps)
-    whole: list[tuple[int, int]] = []
-    between: list[tuple[int, int]] = []
-    if audio and spec.audio and info.has_audio:
-        whole, between = _wanted_clips(info, spec.audio, timeline.fps)
-    total, done = len(wanted) + len(whole) + len(between), 0
+    done = 0
 
-    for frame in read_frames(info, wanted, spec.video.image_size):
-        timeline.add_frame(FrameFeature(frame.index, frame.time, encoders.frame_features(frame).astype(dtype)))
-        done += 1
+    def say(more: int) -> None:
+        nonlocal done
+        done += more
         if progress:
-            progress(done, total)
-    if spec.audio:
-        # Only the whole-clip rule's clips share one removal of means: they are the original's, number for number.
-        clips = list(read_samples(info, whole, spec.audio.sample_rate)) if whole else []
-        for clip, features in zip(clips, encoders.clip_features(clips) if clips else (), strict=True):
-            timeline.add_clip(ClipFeature(clip.start, clip.end, features.astype(dtype)), whole=True)
-            done += 1
-        for clip in read_samples(info, between, spec.audio.sample_rate) if between else ():
-            timeline.add_clip(
-                ClipFeature(clip.start, clip.end, encoders.clip_features([clip])[0].astype(dtype)), whole=False
-            )
-            done += 1
-            if progress:
-                progress(done, total)
-    timeline.encode_ms = (time.perf_counter() - started) * 1000.0
+            progress(done, len(missing))
+
+    if missing.frames:
+        decoded = ahead(read_frames(info, missing.frames, spec.video.image_size), _PICTURES_AHEAD)
+        with closing(decoded):
+            for frame in decoded:
+                features = encoders.frame_features(frame).astype(dtype)
+                keeper.add(frames=[FrameFeature(frame.index, frame.time, features)])
+                say(1)
+    if not (spec.audio and (missing.whole or missing.clips)):
+        return
+    held: list[Samples] = []
+    sounds = ahead(_sounds(info, missing, spec.audio), _SOUNDS_AHEAD)
+    with closing(sounds):
+        for clip, is_whole in sounds:
+            if not is_whole:
+                features = encoders.clip_features([clip])[0].astype(dtype)
+                keeper.add(clips=[ClipFeature(clip.start, clip.end, features)])
+                say(1)
+                continue
+            held.append(clip)
+            if len(held) == len(missing.whole):
+                encoded = encoders.clip_features(held).astype(dtype)
+                keeper.add(whole=[ClipFeature(c.start, c.end, f) for c, f in zip(held, encoded, strict=True)])
+                say(len(held))
 
 
-def _wanted_frames(info: MediaInfo, num_frames: int, fps: float) -> list[int]:
-    length = len(info.frame_times)
-    if not length:
-        return []
-    wanted = set(frame_indices(num_frames, length))
-    if fps > 0 and info.kind == "video":
-        grid = np.arange(0.0, info.duration, 1.0 / fps)
-        wanted.update(int(i) for i in np.searchsorted(info.frame_times, grid + _TICK, "right") - 1 if i >= 0)
+def _sounds(info: MediaInfo, missing: Missing, spec: AudioSpec) -> Iterator[tuple[Samples, bool]]:
+    """All stretches in one pass over the sound, and whether each is of the whole-clip rule."""
+    wanted = sorted([*((bounds, True) for bounds in missing.whole), *((bounds, False) for bounds in missing.clips)])
+    sounds = read_samples(info, [bounds for bounds, _ in wanted], spec.sample_rate)
+    yield from zip(sounds, (is_whole for _, is_whole in wanted), strict=True)
+
+
+def _is_dense(timeline: Timeline, span: Span, num_frames: int) -> bool:
+    """Whether what was encoded lies so near together that the rule over the span needs nothing between."""
+    if not timeline.length:
+        return True
+    cut = span.within(timeline.duration)
+    return timeline.fps > 0 and (cut.end - cut.start) / num_frames >= 1.0 / timeline.fps
+
+
+def _wanted_frames(info: MediaInfo, timeline: Timeline, need: Need, num_frames: int) -> list[int]:
+    times = info.frame_times
+    wanted = set(frame_indices(num_frames, len(times)))
+    if need.fps > 0 and info.kind == "video":
+        grid = np.arange(0.0, info.duration, 1.0 / need.fps)
+        wanted.update(int(i) for i in np.searchsorted(times, grid + _TICK, "right") - 1 if i >= 0)
+    if need.span is not None and not _is_dense(timeline, need.span, num_frames):
+        cut = need.span.within(info.duration)
+        first, last = (int(i) for i in (np.searchsorted(times, cut.start), np.searchsorted(times, cut.end, "right")))
+        first, last = (first, last) if first < last else (0, len(times))
+        wanted.update(first + i for i in nearest(times[first:last], rule_over(cut, num_frames)))
     return sorted(wanted)
 
 
-def _wanted_clips(info: MediaInfo, spec: AudioSpec, fps: float) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
-    count = count_samples(info, spec.sample_rate)
-    whole = clip_bounds(count, spec)
-    size = round(spec.clip_seconds * spec.sample_rate)
-    # Half overlapping, so that whatever happens is whole in one of them; the last one ends with the sound.
+def _wanted_clips(info: MediaInfo, timeline: Timeline, need: Need, spec: AudioSpec) -> list[Bounds]:
+    assert timeline.samples is not None
+    count, size = timeline.samples, round(spec.clip_seconds * spec.sample_rate)
     last = max(count - size, 0)
-    starts = [*range(0, last, max(size // 2, 1)), last] if fps > 0 else []
-    return whole, [(start, min(start + size, count)) for start in starts]
+    starts: set[int] = set()
+    if timeline.listened:
+        return []
+    if need.fps > 0:
+        # Half overlapping, so that whatever happens is whole in one of them; the last one ends with the sound.
+        starts = {*range(0, last, max(size // 2, 1)), last}
+    elif need.span is not None:
+        cut = need.span.within(info.duration)
+        seconds = rule_over(cut, spec.num_clips, spec.clip_seconds) - info.sound_start
+        starts = {min(max(round(value * spec.sample_rate), 0), last) for value in seconds}
+    return [
+        (start, min(start + size, count))
+        for start in sorted(starts)
+        if not timeline.has_clip(info.sound_start + start / spec.sample_rate)
+    ]

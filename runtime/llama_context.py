@@ -7,6 +7,7 @@ import functools
 import os
 import threading
 from collections import deque
+from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 
@@ -47,6 +48,7 @@ class LlamaContext:
         n_vocab: number of token ids.
         n_batch: rows that one `decode` takes.
         bos, eos: ids of the start and the end token.
+        settings: what `state` depends on beside the model file.
 
     Raises: as `Backbone` does.
     """
@@ -58,6 +60,8 @@ class LlamaContext:
             raise MissingFileError(f"{path}: there is no such file; export the model again")
         self._path = path
         self._lib = _library()
+        cache = "float32" if reference else "float16"
+        self.settings = f"llama-cpp-python {version('llama-cpp-python')}, {cache} cache, {gpu_layers} layers on the GPU"
         if gpu_layers and not self._lib.llama_supports_gpu_offload():
             raise BackendUnavailableError("this llama-cpp-python has no GPU support; install a CUDA build of it")
         self._abort = self._lib.ggml_abort_callback(lambda _: cancel.is_set())  # llama.cpp keeps no reference to it
@@ -81,6 +85,34 @@ class LlamaContext:
     def truncate(self, length: int) -> None:
         """Forget all positions from `length` on."""
         self._lib.llama_memory_seq_rm(self._memory, 0, length, -1)
+
+    def state(self) -> NDArray[np.uint8]:
+        """Everything the KV cache holds, as bytes that `set_state` takes.
+
+        Raises:
+            BackendError: llama.cpp does not give it.
+        """
+        size = int(self._lib.llama_state_seq_get_size(self._context, 0))
+        data = np.empty(size, np.uint8)
+        written = self._lib.llama_state_seq_get_data(
+            self._context, data.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8)), size, 0
+        )
+        if written != size:
+            raise BackendError(f"llama.cpp saved {written} of {size} bytes of its KV cache; report it")
+        return data
+
+    def set_state(self, data: NDArray[np.uint8]) -> bool:
+        """Replace the KV cache by what `state` gave; False, and an empty cache, where it does not fit this context.
+
+        Only data whose checksum was verified may come here: llama.cpp trusts its contents.
+        """
+        self.truncate(0)
+        _log.clear()
+        pointer = np.ascontiguousarray(data).ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
+        if self._lib.llama_state_seq_set_data(self._context, pointer, data.size, 0) == data.size:
+            return True
+        self.truncate(0)
+        return False
 
     def decode(self, rows: Rows, wanted: bool) -> Float32 | None:
         """Append at most n_batch rows to the KV cache.

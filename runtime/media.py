@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import av
 import numpy as np
 from av.container import InputContainer
 from av.filter import Graph
+from av.sidedata.sidedata import SideData
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .errors import DecodeError, MediaError
+from .stills import is_still, read_still
 from .types import Float32, Frame, Samples
+from .whole import check_bytes, check_seconds
 
-_PICTURES = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")  # everything else is FFmpeg's
 _SEEK_FRAMES = 300  # a seek costs about as much as decoding so many pictures
-# Containers that say how long they are, so that a file that was cut can be told from one that ends there.
-_WITH_LENGTH = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "wav")
-_CUT_SECONDS = 0.25
+_MAYBE_BROKEN = ("mpegts", "wav")  # a broadcast has holes; the last block of a WAV may be short
+_NO_TIMES = ("avi",)  # FFmpeg counts its packets in the order of decoding
+# What FFmpeg makes of texts: a letter typed out as a film, a list of files whose content is not this file's.
+_TEXTS = ("tty", "bin", "xbin", "adf", "idf", "concat", "hls", "dash")
+_MAX_SAMPLE_RATE = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -63,22 +66,27 @@ def probe(path: Path) -> MediaInfo:
         DecodeError: it is no media file, or was cut.
     """
     _check_file(path)
-    if _is_picture(path):
+    if is_still(path):
         return MediaInfo(path, "image", np.zeros(1), 0.0, 0.0, False)
+    check_bytes(path)
     with opened(path) as container:
-        video, audio = _video_stream(container), container.streams.best("audio")
-        if video is None and audio is None:
+        video, audio = _video_stream(container), _audio_stream(container)
+        if (video is None and audio is None) or container.format.name in _TEXTS:
             raise MediaError(f"{path}: holds neither picture nor sound; use a video, a sound file or a picture")
-        found = _demux(container, [stream for stream in (video, audio) if stream is not None])
+        streams = [stream for stream in (video, audio) if stream is not None]
+        found = _demux(path, container, streams)
+        ends = {stream.index: found[stream.index].end * float(stream.time_base or 0) for stream in streams}
+        check_seconds(path, container, ends)
+        timed = container.format.name not in _NO_TIMES
         pictures = found[video.index] if video is not None else _Packets()
         sound = found[audio.index] if audio is not None else _Packets()
-        tick = float(video.time_base) if video is not None and video.time_base else 0.0
+        tick = float(video.time_base or 0) if video is not None else 0.0
         rate = _frame_rate(video) if video is not None else 0.0
-        sound_end = sound.end * float(audio.time_base) if audio is not None and audio.time_base else 0.0
-        _check_whole(container, found)
+        sound_end = ends[audio.index] if audio is not None else 0.0
     if not pictures.pts and not sound.pts:
         raise DecodeError(f"{path}: holds no whole picture and no sound; it may be cut, get the file again")
-    pts = _distinct(pictures.pts)
+    pictures.pts = _decodable(pictures)
+    pts = _distinct(pictures.pts) if timed else None
     times = np.arange(len(pictures.pts)) / rate if pts is None else pts * tick
     first_sound = _first_sound(path) if sound.pts else None
     starts = [*times[:1].tolist(), *([] if first_sound is None else [first_sound])]
@@ -109,7 +117,7 @@ def read_frames(info: MediaInfo, wanted: Sequence[int], size: int) -> Iterator[F
     Source: Video-LLaMA 64888c0 with decord 0.6.0: FFmpeg's scale filter from YUV, bilinear. Stills: PIL, bicubic.
     """
     if info.kind == "image":
-        yield Frame(0, 0.0, _picture(info.path, size))
+        yield Frame(0, 0.0, read_still(info.path, size))
         return
     left = deque(wanted)
     for seek in (True, False):  # where seeks land late, the rest is read from the start
@@ -123,15 +131,24 @@ def read_sound(info: MediaInfo) -> Iterator[Samples]:
     """All sound, block by block: every channel at the file's own rate, in [-1, 1], gaps closed as upstream does.
 
     Raises:
-        DecodeError: it cannot be decoded, or changes its rate or channels on the way.
+        DecodeError: it cannot be decoded, changes its rate or channels on the way, or holds what is no number.
     """
     form: tuple[int, int] | None = None
     done = 0
-    with opened(info.path) as container:
-        stream = container.streams.best("audio")
+    with opened(info.path, "its sound ", "convert it, or use --no-audio") as container:
+        stream = _audio_stream(container)
         assert stream is not None
         for frame in container.decode(stream):
             data = _channels(frame)
+            if not np.isfinite(data).all():
+                raise DecodeError(
+                    f"{info.path}: its sound holds values that are no numbers; convert it, or use --no-audio"
+                )
+            if frame.sample_rate > _MAX_SAMPLE_RATE:
+                raise DecodeError(
+                    f"{info.path}: its sound has {frame.sample_rate} Hz, more than {_MAX_SAMPLE_RATE}; "
+                    "convert it to 48000 Hz, or use --no-audio"
+                )
             form = form or (frame.sample_rate, len(data))
             if form != (frame.sample_rate, len(data)):
                 raise DecodeError(
@@ -143,52 +160,49 @@ def read_sound(info: MediaInfo) -> Iterator[Samples]:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[InputContainer]:
+def opened(
+    path: Path, what: str = "", then: str = "it may be cut or no media file, get it again"
+) -> Iterator[InputContainer]:
     """An open file whose failures, also those met while reading, are ours."""
     try:
-        with av.open(path) as container:
+        # Absolute, for FFmpeg takes the start of "12:30.mp4" for a protocol.
+        with av.open(path.absolute(), metadata_errors="replace") as container:
             yield container
     except av.error.FFmpegError as error:
         reason = (error.strerror or str(error)).lower()
-        raise DecodeError(
-            f"{path}: cannot be decoded ({reason}); it may be cut or no media file, get it again"
-        ) from error
+        if reason.startswith("error number"):  # one that FFmpeg has no words for
+            reason = "damaged data"
+        raise DecodeError(f"{path}: {what}cannot be decoded ({reason}); {then}") from error
 
 
 def _check_file(path: Path) -> None:
-    if not path.is_file():
-        raise MediaError(f"{path}: {'a folder' if path.is_dir() else 'no such file'}; give a video, sound or picture")
     try:
+        if not path.exists():
+            raise MediaError(f"{path}: no such file; give a video, sound or picture")
+        if not path.is_file():
+            raise MediaError(f"{path}: {'a folder' if path.is_dir() else 'no file'}; give a video, sound or picture")
         with path.open("rb") as file:
-            if not file.read(1):
-                raise MediaError(f"{path}: is empty; get the file again")
+            empty = not file.read(1)
     except OSError as error:
-        raise MediaError(f"{path}: {error.strerror}; check its permissions") from error
-
-
-def _is_picture(path: Path) -> bool:
-    try:
-        with Image.open(path, formats=_PICTURES):
-            return True
-    except UnidentifiedImageError:
-        return False
-    except (OSError, Image.DecompressionBombError) as error:
-        raise DecodeError(f"{path}: not a usable picture ({error}); get it again") from error
-
-
-def _picture(path: Path, size: int) -> NDArray[np.uint8]:
-    try:
-        with Image.open(path, formats=_PICTURES) as image:
-            upright = ImageOps.exif_transpose(image).convert("RGB")
-    except (OSError, SyntaxError, ValueError) as error:  # what PIL raises for damaged files
-        raise DecodeError(f"{path}: cannot be decoded ({error}); get the picture again") from error
-    return np.asarray(upright.resize((size, size), Image.Resampling.BICUBIC))
+        raise MediaError(f"{path}: {error.strerror}; check its name and permissions") from error
+    if empty:
+        raise MediaError(f"{path}: is empty; get the file again")
 
 
 def _video_stream(container: InputContainer) -> av.VideoStream | None:
-    """The first one that is not the cover of a sound file."""
+    """The one FFmpeg likes best, if it is not the cover of a sound file."""
     covers = av.stream.Disposition.attached_pic
-    return next((stream for stream in container.streams.video if not stream.disposition & covers), None)
+    for stream in (container.streams.best("video"), *container.streams.video):
+        if isinstance(stream, av.VideoStream) and not stream.disposition & covers:
+            return stream
+    return None
+
+
+def _audio_stream(container: InputContainer) -> av.AudioStream | None:
+    """The one FFmpeg likes best."""
+    stream = container.streams.best("audio")
+    assert stream is None or isinstance(stream, av.AudioStream)
+    return stream
 
 
 def _frame_rate(video: av.VideoStream) -> float:
@@ -196,47 +210,32 @@ def _frame_rate(video: av.VideoStream) -> float:
     return float(rate) if rate else 25.0  # FFmpeg's own assumption where a file does not say
 
 
-def _demux(container: InputContainer, streams: list[av.VideoStream | av.AudioStream]) -> dict[int, _Packets]:
+def _demux(
+    path: Path, container: InputContainer, streams: list[av.VideoStream | av.AudioStream]
+) -> dict[int, _Packets]:
     found = {stream.index: _Packets() for stream in streams}
     for packet in container.demux(streams):
-        if not packet.size or packet.is_discard:
+        if not packet.size:
             continue
-        if packet.is_corrupt:
-            raise DecodeError(f"{container.name}: ends in the middle of a packet; it was cut, get the file again")
+        if packet.is_corrupt and container.format.name not in _MAYBE_BROKEN:
+            raise DecodeError(f"{path}: ends in the middle of a packet; it was cut, get the file again")
         packets = found[packet.stream.index]
+        if packet.is_keyframe and packet.pts is not None:
+            packets.keyframes.append(packet.pts)
+        if packet.is_discard:  # decoded, but an edit list hides it
+            continue
         packets.pts.append(packet.pts)
         if packet.pts is not None:
             packets.end = max(packets.end, packet.pts + (packet.duration or 0))
-            if packet.is_keyframe:
-                packets.keyframes.append(packet.pts)
     return found
 
 
-def _check_whole(container: InputContainer, found: dict[int, _Packets]) -> None:
-    if container.format.name not in _WITH_LENGTH:
-        return
-    for stream in container.streams:
-        packets, stated = found.get(stream.index), _stated_seconds(stream)
-        if packets is None or stated is None or stream.time_base is None:
-            continue
-        seconds = (packets.end - (stream.start_time or 0)) * float(stream.time_base)
-        if seconds < stated - _CUT_SECONDS:
-            raise DecodeError(
-                f"{container.name}: says it has {stated:.1f} s of {stream.type} and ends after {max(seconds, 0):.1f} s; "
-                "it was cut, get the file again"
-            )
-
-
-def _stated_seconds(stream: av.stream.Stream) -> float | None:
-    if stream.duration is not None and stream.time_base is not None:
-        return float(stream.duration * stream.time_base)
-    tag = stream.metadata.get("DURATION", "").split(":")  # Matroska
-    if len(tag) != 3:
-        return None
-    try:
-        return int(tag[0]) * 3600 + int(tag[1]) * 60 + float(tag[2])
-    except ValueError:
-        return None
+def _decodable(pictures: _Packets) -> list[int | None]:
+    """Not those shown before the first keyframe: a recording that starts in the middle lacks what they are made of."""
+    if not pictures.keyframes:
+        return pictures.pts
+    first = pictures.keyframes[0]
+    return [pts for pts in pictures.pts if pts is None or pts >= first]
 
 
 def _distinct(pts: list[int | None]) -> NDArray[np.int64] | None:
@@ -249,7 +248,9 @@ def _first_sound(path: Path) -> float | None:
     """Seconds on the file's clock at which sound begins, after what the encoder put before it was dropped."""
     try:
         with opened(path) as container:
-            return next((frame.time for frame in container.decode(audio=0)), None)
+            stream = _audio_stream(container)
+            assert stream is not None
+            return next((frame.time for frame in container.decode(stream)), None)
     except DecodeError:
         return None  # said when the sound is read, if it is
 
@@ -289,41 +290,59 @@ def _keyframe_before(info: MediaInfo, number: int) -> int:
 
 
 class _Scaler:
-    """swscale's single bilinear pass from the decoder's format to RGB, bit for bit upstream's."""
+    """swscale's single bilinear pass from the decoder's format to RGB, bit for bit upstream's.
+
+    Source: decord 0.6.0, src/video/ffmpeg: a turned picture is put upright before, not after.
+    """
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._form: tuple[int, int, str] | None = None
+        self._form: tuple[int, int, str, tuple[str, ...]] | None = None
         self._graph = Graph()
 
     def __call__(self, frame: av.VideoFrame) -> NDArray[np.uint8]:
-        form = (frame.width, frame.height, frame.format.name)
+        form = (frame.width, frame.height, frame.format.name, _upright(frame))
         if form != self._form:
-            self._form, self._graph = form, self._made(frame)
+            self._form, self._graph = form, self._made(frame, form[-1])
         self._graph.push(frame)
         scaled = self._graph.pull()
         assert isinstance(scaled, av.VideoFrame)
-        pixels: NDArray[np.uint8] = np.rot90(scaled.to_ndarray(), round(frame.rotation / 90))
-        return np.ascontiguousarray(pixels)
+        return np.ascontiguousarray(scaled.to_ndarray())
 
-    def _made(self, frame: av.VideoFrame) -> Graph:
+    def _made(self, frame: av.VideoFrame, turns: tuple[str, ...]) -> Graph:
         graph = Graph()
         source = graph.add_buffer(
             width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base
         )
+        turned = [graph.add(*turn.split("=")) for turn in turns]
         scale = graph.add("scale", f"{self._size}:{self._size}:flags=bilinear")
         rgb = graph.add("format", "rgb24")
-        graph.link_nodes(source, scale, rgb, graph.add("buffersink")).configure()
+        graph.link_nodes(source, *turned, scale, rgb, graph.add("buffersink")).configure()
         return graph
+
+
+def _upright(frame: av.VideoFrame) -> tuple[str, ...]:
+    """The filters that undo how the camera was held, from the display matrix (a, b, _, c, d, ...):
+
+    x' = a x + c y, y' = b x + d y.
+    """
+    sides = cast(Iterable[SideData], frame.side_data)
+    matrix = next((side for side in sides if side.type.name == "DISPLAYMATRIX"), None)
+    if matrix is None:
+        return ()
+    a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()
+    if abs(b) + abs(c) > abs(a) + abs(d):
+        return (f"transpose={('cclock_flip', 'clock', 'cclock', 'clock_flip')[(c < 0) + 2 * (b < 0)]}",)
+    return tuple(name for name, on in (("hflip", a < 0), ("vflip", d < 0)) if on)
 
 
 def _channels(frame: av.AudioFrame) -> Float32:
     """float32 (channels, n), integers over their largest magnitude."""
-    data = frame.to_ndarray()
+    data: np.ndarray = frame.to_ndarray()
     if frame.format.is_packed:
         data = data.reshape(-1, frame.layout.nb_channels).T
     if data.dtype == np.uint8:
-        return (data.astype(np.float32) - 128.0) / 128.0
-    if np.issubdtype(data.dtype, np.integer):
-        return (data / -float(np.iinfo(data.dtype).min)).astype(np.float32)
+        data = (data.astype(np.float32) - 128.0) / 128.0
+    elif data.dtype.kind == "i":
+        data = data / 2.0 ** (8 * data.dtype.itemsize - 1)
     return np.ascontiguousarray(data, np.float32)

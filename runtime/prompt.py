@@ -24,17 +24,31 @@ _CONTROL = {text: ControlToken(text) for text in ("<s>", "</s>")}
 
 
 @dataclass(frozen=True)
+class Part:
+    """One piece of a long clip, and the words that introduce it."""
+
+    intro: str
+    media: Media
+
+
+@dataclass(frozen=True)
 class Media:
-    """What a turn brings to the prompt; seconds: the times of its frames as upstream writes them."""
+    """What a turn brings to the prompt; seconds: the times of its frames as upstream writes them.
+
+    parts: pieces of a long clip in order of time, instead of one video and one audio.
+    """
 
     video: Embeds | None = None
     audio: Embeds | None = None
     num_frames: int = 0
     seconds: str = ""
+    parts: tuple[Part, ...] = ()
 
     @property
     def kind(self) -> Literal["video", "audio_video", "image", "audio", "text"]:
         """Which message of the spec stands around it."""
+        if self.parts:
+            return self.parts[0].media.kind
         if self.video is None:
             return "text" if self.audio is None else "audio"
         if self.audio is not None:
@@ -64,7 +78,7 @@ def build_prompt(turns: Sequence[Turn], spec: ModelSpec) -> list[Piece]:
     """
     pieces: list[Piece] = []
     for number, turn in enumerate(turns):
-        message = _fill(_text(spec.messages.message, turn.media), _media_values(turn))
+        message = _message(turn, spec)
         template = spec.prompt.next if number else spec.prompt.first
         system = _text(spec.messages.system, turns[0].media)
         pieces += _fill(template, {"system": [system], "message": message})
@@ -73,18 +87,26 @@ def build_prompt(turns: Sequence[Turn], spec: ModelSpec) -> list[Piece]:
     return _joined(pieces)
 
 
+def _message(turn: Turn, spec: ModelSpec) -> list[Piece]:
+    """A question with its media around it as the model's message has them; parts each have their own, introduced."""
+    pieces: list[Piece] = []
+    question: dict[str, Sequence[Piece]] = {"question": [turn.question]}
+    for part in turn.media.parts:
+        media_words, _, _ = _text(spec.messages.message, part.media).partition("{question}")
+        pieces += [part.intro, *_fill(media_words, _media_values(part.media))]
+    template = _text(spec.messages.message, turn.media)
+    if turn.media.parts:
+        return pieces + _fill("{question}" + template.partition("{question}")[2], question)
+    return _fill(template, {**_media_values(turn.media), **question})
+
+
 def _text(texts: MediaTexts, media: Media) -> str:
     text: str = getattr(texts, media.kind)
     return text
 
 
-def _media_values(turn: Turn) -> dict[str, list[Piece]]:
-    media = turn.media
-    values: dict[str, list[Piece]] = {
-        "num_frames": [str(media.num_frames)],
-        "seconds": [media.seconds],
-        "question": [turn.question],
-    }
+def _media_values(media: Media) -> dict[str, Sequence[Piece]]:
+    values: dict[str, Sequence[Piece]] = {"num_frames": [str(media.num_frames)], "seconds": [media.seconds]}
     if media.video is not None:
         values["video"] = [media.video]
     if media.audio is not None:

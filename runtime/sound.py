@@ -51,6 +51,7 @@ def _resampled(info: MediaInfo, sample_rate: int) -> Iterator[Float32]:
     resampler = None
     for block in read_sound(info):
         resampler = resampler or Resampler(block.sample_rate, sample_rate)
-        yield resampler.push(block.data)
+        if (made := resampler.push(block.data)).size:
+            yield made
     if resampler is not None:
         yield resampler.finish()

@@ -19,10 +19,10 @@ Triple = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class WeightFile:
-    """A published file or folder: the name people have it under, and where it comes from."""
+    """A published file or folder: the name people have it under in --weights, and where it comes from."""
 
     __pydantic_config__ = _CHECKED
-    name: str
+    name: Annotated[str, Field(pattern=r"^[^/\\]")]
     source: str = ""
 
 

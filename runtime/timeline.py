@@ -1,25 +1,20 @@
-"""Features over time: what is kept of a clip once it was seen and heard."""
+"""Features over time: what is kept of a clip, or of a camera, once it was seen and heard."""
 
 from __future__ import annotations
 
-import json
-import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from numpy.typing import NDArray
 
-from .errors import FileError
+from .errors import SpecError
 from .pixels import frame_indices
+from .thinning import Kept
 from .types import Float32, Span
 
-_SCHEMA = "1"
+_FEW = 64  # a kind of feature of which there are so few makes no room for the other
 
 
 @dataclass(frozen=True)
@@ -29,6 +24,11 @@ class FrameFeature:
     index: int
     time: float
     features: Float32
+
+    @property
+    def start(self) -> float:
+        """Its time, as that of a stretch of no length."""
+        return self.time
 
 
 @dataclass(frozen=True)
@@ -40,14 +40,36 @@ class ClipFeature:
     features: Float32
 
 
+@dataclass(frozen=True)
+class Budget:
+    """How much of the past is kept: the newest `seconds`, or what fits `bytes` of features, thinned (`Thinning`)."""
+
+    seconds: float | None = None
+    bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (("seconds", self.seconds), ("bytes", self.bytes)):
+            if value is not None and value <= 0:
+                raise SpecError(f"the budget's {name} are {value}; use more than 0, or none for no bound")
+
+
+_Either = Kept[FrameFeature] | Kept[ClipFeature]
+
+
 @dataclass
 class Timeline:
-    """The features of one clip, each with its time.
+    """The features of one clip or of one live source, each with its time.
 
-    model: the encoders they were made with (`Bundle.encoders_hash`). content: sha256 of the file.
+    One thread appends while others choose; both hold the lock for a few dictionary entries or for a copy of pointers,
+    never for features. What arrives out of order is sorted when it is read. Arrays may be mapped files: do not write.
+
+    model: the encoders they were made with (`Bundle.encoders_hash`). content: sha256 of the file, "" live.
     length: pictures of the clip, of which some were encoded. duration: seconds. frame_rate: per second.
     sound: whether the clip has an audio track. fps: how densely beside the whole-clip rule it was encoded.
-    encode_ms: what encoding cost.
+    listened: whether its sound was encoded from end to end. samples: of its sound at the encoder's rate, once counted.
+    encoded, encode_ms: how many features the last call of `Engine.index` had to encode (0: all were found), and what
+    that cost. saved: whether all of it is on disk. live: length and duration grow with what is added. budget: how much
+    is kept; for live sources, whose frames come in order.
     """
 
     model: str
@@ -59,20 +81,43 @@ class Timeline:
     sound: bool
     fps: float = 0.0
     encode_ms: float = 0.0
-    _frames: dict[int, FrameFeature] = field(default_factory=dict, repr=False)
-    _whole_clips: list[ClipFeature] = field(default_factory=list, repr=False)
-    _clips: list[ClipFeature] = field(default_factory=list, repr=False)
+    listened: bool = False
+    samples: int | None = None
+    encoded: int = 0
+    saved: bool = False
+    live: bool = False
+    budget: Budget | None = None
+    _frames: Kept[FrameFeature] = field(default_factory=Kept, repr=False)
+    _clips: Kept[ClipFeature] = field(default_factory=Kept, repr=False)
+    _whole_clips: tuple[ClipFeature, ...] = field(default=(), repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    _sorted: _Sorted | None = field(default=None, repr=False)
+    _version: int = field(default=0, repr=False)  # of the frames
 
     def add_frame(self, frame: FrameFeature) -> None:
         """Keep one picture; a second one of the same index replaces it."""
         with self._lock:
-            self._frames[frame.index] = frame
+            self._frames.put(frame.index, frame, bounded=self.budget is not None)
+            self._version += 1
+            if self.live:
+                self.length, self.duration = max(self.length, frame.index + 1), max(self.duration, frame.time)
+            self._make_room(self._frames, self._clips)
 
     def add_clip(self, clip: ClipFeature, *, whole: bool) -> None:
-        """Keep one stretch of sound; whole: it is one of those that the whole-clip rule asks for."""
+        """Keep one stretch of sound; whole: it is the next of those that the whole-clip rule asks for."""
         with self._lock:
-            (self._whole_clips if whole else self._clips).append(clip)
+            if whole:
+                self._whole_clips = (*self._whole_clips, clip)
+                return
+            self._clips.put(clip.start, clip, bounded=self.budget is not None)
+            if self.live:
+                self.duration = max(self.duration, clip.end)
+            self._make_room(self._clips, self._frames)
+
+    def replace_whole_clips(self, clips: tuple[ClipFeature, ...]) -> None:
+        """The stretches of the whole-clip rule, all of them, in their order."""
+        with self._lock:
+            self._whole_clips = clips
 
     def choose_frames(self, count: int, span: Span | None = None) -> list[FrameFeature]:
         """The pictures a question looks at, in order of time.
@@ -80,112 +125,129 @@ class Timeline:
         Without a span they are the original's: index arange(0, length, length / count) truncated. With one, the
         same rule over its seconds, and for each the nearest picture there is; fewer where the same is nearest twice.
         """
-        with self._lock:
-            frames = sorted(self._frames.values(), key=lambda frame: frame.index)
-        if not frames:
+        there = self._in_order()
+        if not there.frames:
             return []
         if span is None:
-            wanted = np.array(frame_indices(count, self.length), np.float64)
-            known = np.array([frame.index for frame in frames], np.float64)
+            wanted, known, first = np.array(frame_indices(count, self.length), np.float64), there.indices, 0
         else:
-            cut = span.within(self.duration)
-            wanted = cut.start + (cut.end - cut.start) * np.arange(count) / count
-            known = np.array([frame.time for frame in frames])
-            inside = (known >= cut.start) & (known <= cut.end)
-            if inside.any():
-                frames = [frame for frame, keep in zip(frames, inside, strict=True) if keep]
-                known = known[inside]
-        return [frames[i] for i in sorted(set(_nearest(known, wanted)))]
+            wanted = rule_over(span.within(self.duration), count)
+            first, last = there.within(span.within(self.duration))
+            first, last = (first, last) if first < last else (0, len(there.frames))
+            known = there.times[first:last]
+        return [there.frames[first + i] for i in sorted(set(nearest(known, wanted)))]
 
     def choose_clips(self, count: int, clip_seconds: float, span: Span | None = None) -> list[ClipFeature]:
         """The stretches of sound a question listens to, in order of time.
 
         Without a span they are the original's, evenly spaced from 0 to `(duration - clip_seconds) * (1 - 1 / count)`.
-        With one, the same rule over its seconds, and for each the nearest there is; the same one may stand several
-        times, as it does upstream for sound shorter than `clip_seconds`.
+        With one, and live, the same rule over its seconds, and for each the nearest there is; the same one may stand
+        several times, as it does upstream for sound shorter than `clip_seconds`.
         """
         with self._lock:
-            clips = sorted([*self._clips, *self._whole_clips], key=lambda clip: clip.start)
             whole = list(self._whole_clips)
-        if span is None or not clips:
+            clips = [*self._clips.items.values(), *whole]
+        if not clips or (span is None and not self.live):
             return whole
-        cut = span.within(self.duration)
-        room = max(cut.end - cut.start - clip_seconds, 0.0)
+        clips.sort(key=lambda clip: clip.start)
+        cut = (span or Span(0.0, self.duration)).within(self.duration)
         known = np.array([clip.start for clip in clips])
-        return [clips[i] for i in _nearest(known, cut.start + room * np.arange(count) / count)]
+        return [clips[i] for i in nearest(known, rule_over(cut, count, clip_seconds))]
 
-    def save(self, path: Path) -> None:
-        """Write everything to one safetensors file, atomically.
+    def frames_in(self, span: Span | None = None) -> list[FrameFeature]:
+        """All pictures of a span in order of time; without one, all there are."""
+        there = self._in_order()
+        first, last = there.within(span.within(self.duration)) if span else (0, len(there.frames))
+        return there.frames[first:last]
 
-        Raises:
-            FileError: it cannot be written.
+    def forget(self, span: Span) -> None:
+        """Give up what was seen and heard in a span, and every stretch of sound that reaches into it.
+
+        What was saved of a file stays saved: `vllama index rm` removes that.
         """
         with self._lock:
-            frames = [self._frames[index] for index in sorted(self._frames)]
-            clips = [*self._whole_clips, *self._clips]
-            whole = len(self._whole_clips)
-        tensors: dict[str, np.ndarray] = {}
-        if frames:
-            tensors["frame_features"] = np.stack([frame.features for frame in frames])
-            tensors["frame_index"] = np.array([frame.index for frame in frames], np.int64)
-            tensors["frame_time"] = np.array([frame.time for frame in frames], np.float64)
-        if clips:
-            tensors["clip_features"] = np.stack([clip.features for clip in clips])
-            tensors["clip_span"] = np.array([(clip.start, clip.end) for clip in clips], np.float64)
-        about = {
-            "schema": _SCHEMA, "model": self.model, "content": self.content, "kind": self.kind,
-            "length": self.length, "duration": self.duration, "frame_rate": self.frame_rate, "sound": self.sound,
-            "fps": self.fps, "whole_clips": whole,
-        }  # fmt: skip
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with _written_whole(path) as part:
-                save_file(tensors, part, {"vllama": json.dumps(about)})
-        except OSError as error:
-            raise FileError(f"{path}: cannot be written: {error.strerror}; free space or change the folder") from error
+            cut = span.within(self.duration)
+            self._frames.keep(lambda frame: not cut.start <= frame.time <= cut.end)
+            self._clips.keep(lambda clip: clip.end <= cut.start or clip.start >= cut.end)
+            self._whole_clips = tuple(c for c in self._whole_clips if c.end <= cut.start or c.start >= cut.end)
+            self._version += 1
 
-    @classmethod
-    def load(cls, path: Path) -> Timeline:
-        """Read what `save` wrote.
+    def has_frame(self, index: int) -> bool:
+        """Whether that picture was encoded."""
+        return index in self._frames.items
 
-        Raises:
-            FileError: it is not such a file, or damaged.
-        """
-        try:
-            with safe_open(path, "np") as file:
-                about = json.loads((file.metadata() or {})["vllama"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return cls._from_parts(about, tensors)
-        except (SafetensorError, OSError, KeyError, ValueError) as error:
-            raise FileError(f"{path}: not a saved timeline ({error}); delete it and index the clip again") from error
+    def has_clip(self, start: float) -> bool:
+        """Whether the stretch of sound from there on was encoded, beside those of the whole-clip rule."""
+        return start in self._clips.items
 
-    @classmethod
-    def _from_parts(cls, about: dict[str, object], tensors: dict[str, np.ndarray]) -> Timeline:
-        whole = about.pop("whole_clips")
-        if about.pop("schema") != _SCHEMA:
-            raise ValueError("it was written by another version")
-        timeline = cls(**about)  # type: ignore[arg-type]
-        if "frame_features" in tensors:
-            for index, time, features in zip(
-                tensors["frame_index"], tensors["frame_time"], tensors["frame_features"], strict=True
-            ):
-                timeline.add_frame(FrameFeature(int(index), float(time), features))
-        if "clip_features" in tensors:
-            for number, (span, features) in enumerate(zip(tensors["clip_span"], tensors["clip_features"], strict=True)):
-                timeline.add_clip(ClipFeature(float(span[0]), float(span[1]), features), whole=number < int(whole))  # type: ignore[call-overload]
-        return timeline
+    @property
+    def frame_count(self) -> int:
+        """Pictures encoded."""
+        return len(self._frames.items)
 
+    @property
+    def clip_count(self) -> int:
+        """Stretches of sound encoded, those of the whole-clip rule included."""
+        return len(self._clips.items) + len(self._whole_clips)
 
-def _nearest(known: np.ndarray, wanted: np.ndarray) -> list[int]:
-    return [int(np.abs(known - value).argmin()) for value in wanted]
+    @property
+    def whole_clip_count(self) -> int:
+        """Stretches of sound of the whole-clip rule."""
+        return len(self._whole_clips)
+
+    @property
+    def bytes(self) -> int:
+        """What the features take, where there is a budget."""
+        return self._frames.bytes + self._clips.bytes
+
+    def _make_room(self, own: _Either, other: _Either) -> None:
+        """Bring everything into the budget again: what came makes room among its own kind."""
+        if self.budget is None:
+            return
+        if self.budget.seconds is not None:
+            for kept in (own, other):
+                kept.expire(self.duration - self.budget.seconds)
+        while self.budget.bytes is not None and self.bytes > self.budget.bytes and len(own.past) + len(other.past) > 1:
+            (own if len(own.past) > min(_FEW, len(other.past)) else other).thin()
+
+    def _in_order(self) -> _Sorted:
+        with self._lock:
+            version, there = self._version, self._sorted
+            if there is not None and there.version == version:
+                return there
+            frames = list(self._frames.items.values())
+        self._sorted = there = _Sorted(frames, version)
+        return there
 
 
-@contextmanager
-def _written_whole(path: Path) -> Iterator[Path]:
-    """A file of another name that becomes `path` when everything was written, and vanishes otherwise."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        yield part
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+def rule_over(span: Span, count: int, length: float = 0.0) -> NDArray[np.float64]:
+    """Where in a span the whole-clip rule looks: `count` starts, the last of them a step before its end.
+
+    Args:
+        span: counted from the start. length: seconds of each, so that it ends inside.
+    """
+    room = max(span.end - span.start - length, 0.0)
+    return span.start + room * np.arange(count) / count
+
+
+def nearest(known: NDArray[np.float64], wanted: NDArray[np.float64]) -> list[int]:
+    """For each value wanted the index of the nearest known one, the first of several as near. known: ascending."""
+    after = np.clip(np.searchsorted(known, wanted), 1, max(len(known) - 1, 1))
+    before = after - 1
+    after = np.minimum(after, len(known) - 1)
+    found = np.where(wanted - known[before] <= known[after] - wanted, before, after)
+    return [int(i) for i in np.searchsorted(known, known[found])]
+
+
+class _Sorted:
+    """Pictures in order of time, made once for as long as none is added."""
+
+    def __init__(self, frames: list[FrameFeature], version: int) -> None:
+        self.version = version
+        self.frames = sorted(frames, key=lambda frame: frame.index)
+        self.indices = np.array([frame.index for frame in self.frames], np.float64)
+        self.times = np.array([frame.time for frame in self.frames], np.float64)
+
+    def within(self, span: Span) -> tuple[int, int]:
+        """First and last + 1 of those in it."""
+        return int(np.searchsorted(self.times, span.start, "left")), int(np.searchsorted(self.times, span.end, "right"))

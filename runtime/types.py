@@ -54,6 +54,11 @@ class Span:
         """The newest `seconds` of whatever it is asked of."""
         return cls(-seconds, 0.0)
 
+    @classmethod
+    def whole(cls) -> Span:
+        """All of whatever it is asked of, by the original's rule for whole clips."""
+        return cls(0.0, float("inf"))
+
     def within(self, duration: float) -> Span:
         """This span on a clip of `duration` seconds: counted from its start and cut to it."""
         shift = duration if self.start < 0 else 0.0
@@ -75,7 +80,9 @@ class Usage:
     frame_times: seconds. audio_spans: (from, to) in seconds. prefilled_tokens: positions decoded for this
     question, prompt_tokens: all positions of the prompt. first_token_ms: from the question to its first token.
     finish: why the answer ended; "stop" a stop string or the end token, "length" max_tokens, "context" n_ctx was
-    full, "cancelled" by the caller.
+    full, "cancelled" by the caller. turns_left_out: of the conversation's oldest, so that the prompt fits.
+    long: how a span of many frames was looked at (`Chat.ask`). frames_seen: how many frames went into the media.
+    parts: (from, to, its own answer) of each part that a "map" asked.
     """
 
     model: str
@@ -92,6 +99,10 @@ class Usage:
     audio_spans: tuple[tuple[float, float], ...]
     seed: int
     finish: Literal["stop", "length", "context", "cancelled"]
+    turns_left_out: int = 0
+    long: str = "frames"
+    frames_seen: int = 0
+    parts: tuple[tuple[float, float, str], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,8 @@ def models_toml(config: dict[str, Any]) -> str:
         return (
             f"{{ query_tokens = {q['num_query_tokens']}, layers = {q['num_hidden_layers']}, "
             f"hidden_size = {q['hidden_size']}, num_heads = {q['num_attention_heads']}, "
-            f"intermediate_size = {q['intermediate_size']}, cross_attention_every = {q['cross_attention_freq']}{extra} }}"
+            f"intermediate_size = {q['intermediate_size']}, "
+            f"cross_attention_every = {q['cross_attention_freq']}{extra} }}"
         )
 
     parts = f"""
@@ -235,6 +236,12 @@ def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("clips") / "picture.png"
     Image.fromarray(_bar(3)).save(path)
     return path
+
+
+@pytest.fixture(scope="session")
+def render_clip() -> Callable[..., Path]:
+    """Make another clip of that kind: `render_clip(path, picture=True, sound=False, seconds=90)`."""
+    return _render
 
 
 def _bar(index: int) -> np.ndarray:

@@ -12,6 +12,7 @@ import pytest
 _FIELDS = {
     "model", "question", "answer", "token_ids", "prompt_tokens", "prefilled_tokens", "answer_tokens", "encode_ms",
     "prefill_ms", "first_token_ms", "tokens_per_second", "frame_times", "audio_spans", "seed", "finish",
+    "turns_left_out", "long", "frames_seen", "parts",
 }  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -74,17 +74,6 @@ def test_damage_to_a_finished_part_is_noticed_when_going_on(
     (partial / "video.onnx.data").write_bytes(b"damaged")
     export_model(vicuna_spec, tiny_weights, out, quant="F32", precision="fp32")
     assert hash_file(out / "video.onnx.data") == read_manifest(tiny_bundle).files["video.onnx.data"]
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", folder], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("a small disk needs the right to mount one")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
 
 
 def test_disk_that_fills_up_leaves_no_half_part(vicuna_spec: ModelSpec, tiny_weights: Path, small_disk: Path) -> None:

@@ -39,6 +39,8 @@ def test_entries_of_another_file_win(tmp_path: Path) -> None:
         ("surplus = 1", "surplus"),
         ('video = "nothing"', "names no [video.nothing]"),
         ('llm = { architecture = "gpt" }', "llm.architecture"),
+        ('files = { vl = { name = "/a.pth" }, llm = { name = "b" } }', "files.vl.name"),
+        ('files = { vl = { name = "" }, llm = { name = "b" } }', "files.vl.name"),
     ],
 )
 def test_wrong_entry_is_refused_by_field(tmp_path: Path, change: str, said: str) -> None:

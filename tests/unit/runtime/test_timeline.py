@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-from pathlib import Path
+import threading
 
 import numpy as np
 import pytest
 
-from vllama.runtime.errors import FileError
-from vllama.runtime.timeline import ClipFeature, FrameFeature, Timeline
+from vllama.runtime.errors import SpecError
+from vllama.runtime.timeline import Budget, ClipFeature, FrameFeature, Timeline, nearest
 from vllama.runtime.types import Span
 
 
@@ -50,34 +50,138 @@ def test_whole_clip_hears_the_clips_of_the_rule_in_their_order() -> None:
     assert [c.start for c in timeline.choose_clips(2, 2.0, Span(0.0, 4.0))] == [0.0, 1.0]
 
 
-def test_saved_timeline_is_the_same_one(tmp_path: Path) -> None:
-    timeline = _timeline([3, 1, 2])
-    timeline.add_clip(ClipFeature(0.0, 2.0, np.arange(4, dtype=np.float16)), whole=True)
-    timeline.add_clip(ClipFeature(2.0, 4.0, np.arange(4, dtype=np.float16) + 1), whole=False)
-    timeline.save(tmp_path / "sub" / "t.safetensors")
-    again = Timeline.load(tmp_path / "sub" / "t.safetensors")
-    assert (again.model, again.content, again.kind, again.length, again.sound) == (
-        "model",
-        "content",
-        "video",
-        100,
-        True,
-    )
-    assert [f.index for f in again.choose_frames(3, Span(0.0, 10.0))] == [1, 3]
-    for mine, theirs in zip(
-        timeline.choose_clips(2, 2.0, Span(0, 4)), again.choose_clips(2, 2.0, Span(0, 4)), strict=True
-    ):
-        assert (mine.start, mine.end) == (theirs.start, theirs.end)
-        np.testing.assert_array_equal(mine.features, theirs.features)
-    assert [path.name for path in (tmp_path / "sub").iterdir()] == ["t.safetensors"]
+def test_unbounded_timeline_keeps_everything() -> None:
+    timeline = _timeline(list(range(0, 1000, 2)), length=1000)
+    assert timeline.frame_count == 500
+    assert [f.index for f in timeline.frames_in()] == list(range(0, 1000, 2))
 
 
-def test_damaged_timeline_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "t.safetensors"
-    _timeline([1]).save(path)
-    path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(FileError, match="index the clip again"):
-        Timeline.load(path)
-    path.write_text("{}")
-    with pytest.raises(FileError, match="index the clip again"):
-        Timeline.load(path)
+def test_all_pictures_of_a_span_come_in_order_whatever_order_they_came_in() -> None:
+    timeline = _timeline([50, 10, 30, 20, 40])
+    assert [f.index for f in timeline.frames_in(Span(2.0, 4.0))] == [20, 30, 40]
+    assert [f.index for f in timeline.frames_in(Span.last(6.0))] == [40, 50]
+    assert timeline.frames_in(Span(6.0, 7.0)) == []
+
+
+def test_picture_that_is_added_later_is_chosen() -> None:
+    timeline = _timeline([0, 90])
+    assert [f.index for f in timeline.choose_frames(2)] == [0, 90]
+    timeline.add_frame(FrameFeature(50, 5.0, np.zeros((2, 3), np.float16)))
+    assert [f.index for f in timeline.choose_frames(2)] == [0, 50]
+
+
+def test_forgotten_span_is_not_seen_nor_heard() -> None:
+    timeline = _timeline(list(range(0, 100, 10)))
+    for start in (0.0, 3.0, 6.0):
+        timeline.add_clip(ClipFeature(start, start + 2.0, np.zeros(4, np.float16)), whole=True)
+        timeline.add_clip(ClipFeature(start, start + 2.0, np.zeros(4, np.float16)), whole=False)
+    timeline.forget(Span(3.0, 5.0))
+    assert [f.index for f in timeline.frames_in()] == [0, 10, 20, 60, 70, 80, 90]
+    assert [c.start for c in timeline.choose_clips(3, 2.0)] == [0.0, 6.0]
+    assert timeline.clip_count == 4
+
+
+def test_nearest_is_the_first_of_several_as_near() -> None:
+    known = np.array([0.0, 1.0, 1.0, 2.0])
+    assert nearest(known, np.array([-1.0, 0.5, 1.0, 1.4, 1.5, 9.0])) == [0, 0, 1, 1, 1, 3]
+    assert nearest(np.array([4.0]), np.array([0.0, 5.0])) == [0, 0]
+
+
+def test_nearest_equals_the_plain_search() -> None:
+    random = np.random.default_rng(0)
+    for _ in range(50):
+        known = np.sort(random.integers(0, 30, random.integers(1, 20)) / 4)
+        wanted = random.integers(-10, 50, 8) / 8
+        assert nearest(known, wanted) == [int(np.abs(known - value).argmin()) for value in wanted], (known, wanted)
+
+
+def _live(budget: Budget | None) -> Timeline:
+    return Timeline("model", "", "video", 0, 0.0, 1.0, sound=True, live=True, budget=budget)
+
+
+def _arrive(timeline: Timeline, seconds: int, shape: tuple[int, ...] = (2, 3)) -> None:
+    for second in range(seconds):
+        timeline.add_frame(FrameFeature(second, float(second), np.zeros(shape, np.float16)))
+        timeline.add_clip(ClipFeature(float(second), second + 2.0, np.zeros(4, np.float16)), whole=False)
+
+
+def test_live_timeline_grows_and_is_asked_as_a_whole() -> None:
+    timeline = _live(None)
+    _arrive(timeline, 80)
+    assert (timeline.length, timeline.duration) == (80, 81.0)
+    assert [f.index for f in timeline.choose_frames(8)] == list(range(0, 80, 10))
+    assert [c.start for c in timeline.choose_clips(4, 2.0)] == [0.0, 20.0, 39.0, 59.0]
+    assert [f.index for f in timeline.choose_frames(8, Span.last(4.0))] == [77, 78, 79]
+
+
+def test_budget_of_bytes_holds_at_every_moment_and_thins_the_past() -> None:
+    timeline = _live(Budget(bytes=4000))
+    for second in range(5000):
+        before = timeline.frame_count
+        timeline.add_frame(FrameFeature(second, float(second), np.zeros((2, 3), np.float16)))
+        assert timeline.frame_count >= before  # one comes, at most one goes
+        timeline.add_clip(ClipFeature(float(second), second + 2.0, np.zeros(4, np.float16)), whole=False)
+        assert timeline.bytes <= 4000, second
+    frames, clips = timeline.frame_count, timeline.clip_count
+    assert 12 * frames + 8 * clips == timeline.bytes > 3900
+    assert min(frames, clips) > 150
+    assert [f.index for f in timeline.frames_in(Span.last(20.0))] == list(range(4981, 5000))
+    assert np.diff([f.index for f in timeline.choose_frames(8)]).max() < 2 * 5000 / 8
+
+
+def test_sound_that_begins_late_finds_room() -> None:
+    timeline = _live(Budget(bytes=12 * 200))
+    for second in range(1000):
+        timeline.add_frame(FrameFeature(second, float(second), np.zeros((2, 3), np.float16)))
+    for second in range(1000, 1100):
+        timeline.add_clip(ClipFeature(float(second), second + 2.0, np.zeros(4, np.float16)), whole=False)
+        assert timeline.bytes <= 12 * 200
+    assert timeline.clip_count > 50
+    assert timeline.frame_count > 100
+
+
+def test_budget_of_seconds_keeps_the_newest() -> None:
+    timeline = _live(Budget(seconds=30.0))
+    _arrive(timeline, 500)
+    assert [f.index for f in timeline.frames_in()] == list(range(471, 500))
+    assert timeline.clip_count == 29
+
+
+def test_forgetting_leaves_the_budget_right() -> None:
+    timeline = _live(Budget(bytes=2000))
+    _arrive(timeline, 300)
+    timeline.forget(Span(0.0, 280.0))
+    assert timeline.bytes == sum(f.features.nbytes for f in timeline.frames_in()) + 8 * timeline.clip_count
+    _arrive(timeline, 1000)
+    assert timeline.bytes <= 2000
+
+
+@pytest.mark.parametrize("budget", [{"bytes": 0}, {"seconds": -1.0}])
+def test_budget_of_nothing_is_refused(budget: dict[str, float]) -> None:
+    with pytest.raises(SpecError, match="more than 0"):
+        Budget(**budget)  # type: ignore[arg-type]
+
+
+def test_readers_and_the_writer_do_not_disturb_each_other() -> None:
+    timeline = _live(Budget(bytes=12 * 300))
+    wrong: list[str] = []
+    done = threading.Event()
+
+    def read() -> None:
+        while not done.is_set():
+            chosen = [f.index for f in timeline.choose_frames(8, Span.last(50.0))]
+            every = [f.index for f in timeline.frames_in()]
+            if chosen != sorted(set(chosen)) or every != sorted(set(every)):
+                wrong.append(f"{chosen} of {every}")
+
+    readers = [threading.Thread(target=read) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+    try:
+        _arrive(timeline, 3000)
+    finally:
+        done.set()
+        for reader in readers:
+            reader.join()
+    assert not wrong
+    assert timeline.length == 3000

@@ -1,0 +1,125 @@
+"""`vllama index`: encode clips ahead of the questions; `ls`, `show` and `rm` tell what is saved."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from vllama.runtime import Engine, MediaError, Timeline
+from vllama.runtime.catalogue import find_entries
+
+from . import options
+from .indexed import ls, rm, show, size_text, time_text
+from .render import encoding_bar, verifying_bar
+
+_MEDIA = {
+    ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".wmv", ".flv", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".3gp",
+    ".ogv", ".wav", ".mp3", ".m4a", ".aac", ".flac", ".ogg", ".oga", ".opus", ".wma", ".aiff", ".png", ".jpg", ".jpeg",
+    ".webp", ".bmp", ".tif", ".tiff",
+}  # fmt: skip
+_NAMED = 5  # skipped files that are named
+
+
+class _PathsFirst(TyperGroup):
+    """Where the first word is none of the commands, all words are those of `add`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
+            args = ["add", *args]
+        return super().parse_args(ctx, args)
+
+
+index = typer.Typer(
+    name="index",
+    cls=_PathsFirst,
+    no_args_is_help=True,
+    subcommand_metavar="VIDEO... | ls | show PATH | rm PATH",
+    help="Encode videos, sound files, pictures or whole folders now, so that questions about them start at once. "
+    "`vllama index VIDEO...` is short for `vllama index add VIDEO...`; a file named like a command is ./ls.",
+)
+index.command()(ls)
+index.command()(show)
+index.command()(rm)
+
+
+@index.command()
+def add(
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="VIDEO...", help="Files, and folders with all that is in them.")
+    ],
+    fps: Annotated[float, typer.Option(min=0.0, help="Pictures per second; 0: only those of the whole clip.")] = 1.0,
+    model: options.Model = None,
+    threads: options.Threads = None,
+    audio: options.Audio = True,
+    device: options.Device = "cpu",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per file.")] = False,
+) -> None:
+    """Encode clips into the cache: what is there is not encoded again, and what was interrupted goes on."""
+    clips = list(_clips(paths))
+    with verifying_bar() as verifying:
+        engine = Engine.open(model, device=device, threads=threads, answers=False, progress=verifying)
+    failed = 0
+    with engine:
+        for clip in clips:
+            started = time.perf_counter()
+            try:
+                with encoding_bar() as encoding:
+                    timeline = engine.index(
+                        clip, fps=fps, audio=audio, must_save=True, note=options.note, progress=encoding
+                    )
+            except MediaError as error:
+                if len(clips) == 1:
+                    raise
+                print(f"vllama: {' '.join(str(error).split())}", file=sys.stderr)
+                failed += 1
+            except KeyboardInterrupt:
+                print(f"vllama: {clip}: stopped; what is encoded is kept, the same command goes on", file=sys.stderr)
+                raise typer.Exit(130) from None
+            else:
+                _report(clip, timeline, time.perf_counter() - started, as_json=as_json)
+    if failed:
+        print(f"vllama: {failed} of {len(clips)} files could not be indexed", file=sys.stderr)
+        raise typer.Exit(4)
+
+
+def _clips(paths: list[Path]) -> Iterator[Path]:
+    """Every file that is named, and every media file in the folders; what is left out is said."""
+    for path in paths:
+        if not path.is_dir():
+            yield path
+            continue
+        files = [file for file in sorted(path.rglob("*")) if file.is_file() and not file.name.startswith(".")]
+        media = [file for file in files if file.suffix.lower() in _MEDIA]
+        skipped = [str(file.relative_to(path)) for file in files if file.suffix.lower() not in _MEDIA]
+        if skipped:
+            named = ", ".join(skipped[:_NAMED]) + ", .." * (len(skipped) > _NAMED)
+            print(f"{path}: skipped {len(skipped)} that are no video, sound or picture: {named}", file=sys.stderr)
+        if not media:
+            raise MediaError(f"{path}: holds no video, sound or picture; give another folder, or files by name")
+        yield from media
+
+
+def _report(clip: Path, timeline: Timeline, seconds: float, *, as_json: bool) -> None:
+    (entry,) = find_entries(f"{timeline.content[:32]}-{timeline.model[:16]}")
+    if as_json:
+        row = {
+            "path": str(clip), "id": entry.id, "kind": timeline.kind, "duration": timeline.duration,
+            "fps": timeline.fps, "frames": timeline.frame_count, "clips": timeline.clip_count,
+            "encoded": timeline.encoded, "seconds": seconds, "bytes": entry.bytes,
+        }  # fmt: skip
+        print(json.dumps(row, ensure_ascii=False), flush=True)
+        return
+    have = f"{timeline.frame_count} frames, {timeline.clip_count} stretches of sound"
+    what = f"{have} of {time_text(timeline.duration)}, {size_text(entry.bytes)}"
+    if timeline.encoded:
+        rate = timeline.encoded / max(seconds, 1e-9)
+        print(f"{clip}: {what}; {timeline.encoded} encoded in {seconds:.1f} s ({rate:.1f}/s)", flush=True)
+    else:
+        print(f"{clip}: {what}; was there", flush=True)

@@ -1,0 +1,170 @@
+"""Training rows: one prompt with media, and behind it several conversations that do not see each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import Literal
+
+import torch
+from sentencepiece import SentencePieceProcessor
+from torch import Tensor
+
+from .facts import FOREIGN, audio_facts, image_facts, video_facts
+from .kinds import IMAGE_MAKERS, MAKERS, questions
+from .questions import Question, Source, with_sources
+from .sampler import sample_clip
+from .tokenizer import BOS, EOS
+from .wording import MESSAGES
+from .world import Clip
+
+MediaKind = Literal["video", "audio_video", "image", "audio", "text"]
+VIDEO_PLACE, AUDIO_PLACE = -1, -2  # ids where embeds go
+VIDEO_EMBEDS, AUDIO_EMBEDS = 32, 8
+_PADDED = 0.75  # share of rows whose facts are as long as the media will be, filled with stops
+_KINDS: dict[MediaKind, float] = {"audio_video": 0.64, "video": 0.14, "audio": 0.1, "image": 0.08, "text": 0.04}
+_STEP = 64  # lengths are multiples of it: every new shape of a matrix costs the library milliseconds of preparation
+_FOREIGN = 0.07  # share of rows whose pictures (or sounds) are not of this world
+
+
+@dataclass
+class Row:
+    """One row of a batch. segments: 0 for the prompt, then one number per conversation; answers: the questions with the
+    span of their answer tokens, the end token included."""
+
+    tokens: list[int]
+    positions: list[int]
+    segments: list[int]
+    answers: list[tuple[Question, int, int]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """tokens, positions: (b, n). mask: bool (b, 1, n, n). at: flat indices whose next token is of an answer.
+    targets, owners: that token, and the number of its question. asked: all questions."""
+
+    tokens: Tensor
+    positions: Tensor
+    mask: Tensor
+    at: Tensor
+    targets: Tensor
+    owners: Tensor
+    asked: tuple[Question, ...]
+
+
+def start_row(tokenizer: SentencePieceProcessor, kind: MediaKind, video: Sequence[int], audio: Sequence[int]) -> Row:
+    """The prompt up to the first question, tokenised as the runtime does: text by text, <s> before the first.
+
+    Args:
+        video, audio: what stands where the media go: tokens of facts, or VIDEO_PLACE and AUDIO_PLACE as often as there
+            are embeds.
+    """
+    tokens = [BOS]
+    before = MESSAGES[kind].partition("Q: ")[0]
+    for text, media in (("Audio:", audio), ("Video:", video), ("Image:", video)):
+        if text in before:
+            tokens += [*tokenizer.encode(text), *media]
+    return Row(tokens, list(range(len(tokens))), [0] * len(tokens))
+
+
+def add_conversation(row: Row, tokenizer: SentencePieceProcessor, asked: Sequence[Question], room: int) -> bool:
+    """Append turns that see the prompt and each other; false, and nothing done, where the row gets beyond `room`."""
+    start = row.segments.index(1) if 1 in row.segments else len(row.tokens)
+    tokens: list[int] = []
+    answers: list[tuple[Question, int, int]] = []
+    for question in asked:
+        tokens += tokenizer.encode(MESSAGES["text"].format(question=question.text) + " A:")
+        answer = [*tokenizer.encode(question.answer), EOS]
+        answers.append((question, len(row.tokens) + len(tokens), len(row.tokens) + len(tokens) + len(answer)))
+        tokens += answer
+    if len(row.tokens) + len(tokens) > room:
+        return False
+    segment = row.segments[-1] + 1
+    row.tokens += tokens
+    row.positions += range(start, start + len(tokens))
+    row.segments += [segment] * len(tokens)
+    row.answers += answers
+    return True
+
+
+def sample_row(
+    tokenizer: SentencePieceProcessor, rng: Random, room: int, weights: Mapping[str, float], chatty: float = 0.3
+) -> Row:
+    """A random clip as text, and questions about it until the row is full.
+
+    weights: of the kinds of question. chatty: the share of rows with several turns to a conversation.
+    """
+    clip = sample_clip(rng)
+    kind = rng.choices(list(_KINDS), list(_KINDS.values()))[0]
+    video, audio = _sources(kind, rng)
+    seen = tokenizer.encode(_video_text(clip, kind, video))
+    said = tokenizer.encode(_audio_text(clip, audio))
+    if rng.random() < _PADDED:
+        stop = [tokenizer.piece_to_id(".")]
+        seen, said = seen + stop * (VIDEO_EMBEDS - len(seen)), said + stop * (AUDIO_EMBEDS - len(said))
+    row = start_row(tokenizer, kind, seen, said)
+    makers = IMAGE_MAKERS if kind == "image" else MAKERS
+    pool = [
+        question
+        for question in (with_sources(asked, video, audio) for asked in questions(clip, rng, 24, makers, weights))
+        if question.kind not in ("refusal", "nothing") or rng.random() < (0.5 if question.kind == "refusal" else 0.15)
+    ]
+    turns = rng.random() < chatty
+    while pool:
+        length = rng.randint(2, 4) if turns else 1
+        if not add_conversation(row, tokenizer, pool[:length], room):
+            break
+        pool = pool[length:]
+        if ("foreign" in (video, audio) and len(row.answers) >= 6) or (kind == "text" and len(row.answers) >= 4):
+            break  # the same answer again and again
+    return row
+
+
+def batch_of(rows: Sequence[Row]) -> Batch:
+    """Rows padded to one length, with their mask and targets."""
+    length = _STEP * -(-max(len(row.tokens) for row in rows) // _STEP)
+    tokens, positions = torch.zeros(2, len(rows), length, dtype=torch.long)
+    segments = torch.full((len(rows), length), -1)
+    at: list[int] = []
+    targets: list[int] = []
+    owners: list[int] = []
+    asked: list[Question] = []
+    for number, row in enumerate(rows):
+        size = len(row.tokens)
+        tokens[number, :size] = torch.tensor(row.tokens)
+        positions[number, :size] = torch.tensor(row.positions)
+        segments[number, :size] = torch.tensor(row.segments)
+        for question, start, end in row.answers:
+            at += range(number * length + start - 1, number * length + end - 1)
+            targets += row.tokens[start:end]
+            owners += [len(asked)] * (end - start)
+            asked.append(question)
+    column, line = segments.unsqueeze(1), segments.unsqueeze(2)
+    mask = ((column == 0) | (column == line)) & torch.ones(length, length, dtype=torch.bool).tril()
+    return Batch(
+        tokens,
+        positions,
+        mask.unsqueeze(1),
+        torch.tensor(at),
+        torch.tensor(targets),
+        torch.tensor(owners),
+        tuple(asked),
+    )
+
+
+def _sources(kind: MediaKind, rng: Random) -> tuple[Source, Source]:
+    def of(present: bool) -> Source:
+        return ("foreign" if rng.random() < _FOREIGN else "own") if present else "none"
+
+    return of(kind in ("video", "audio_video", "image")), of(kind in ("audio", "audio_video"))
+
+
+def _video_text(clip: Clip, kind: MediaKind, source: Source) -> str:
+    if source == "foreign":
+        return FOREIGN
+    return image_facts(clip.things) if kind == "image" else video_facts(clip)
+
+
+def _audio_text(clip: Clip, source: Source) -> str:
+    return FOREIGN if source == "foreign" else audio_facts(clip)

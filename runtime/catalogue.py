@@ -1,0 +1,112 @@
+"""All timelines that are saved: what each is of, whether it is whole, and how to be rid of it."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from .content import identify, is_unchanged, recall
+from .errors import FileError, SpecError
+from .lock import locked
+from .saved import ABOUT, About, read_about, read_saved, timelines_dir
+from .store import LOCK
+
+_SHORT_ID = 4  # characters of an id that say which one is meant
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One saved timeline. problem: why it, or a part of it, is of no use; "" if all of it is. chunks: of features."""
+
+    id: str
+    folder: Path
+    bytes: int
+    about: About | None = None
+    frames: int = 0
+    clips: int = 0
+    chunks: int = 0
+    problem: str = ""
+
+    @property
+    def state(self) -> str:
+        """In a few words."""
+        if self.problem:
+            return f"broken: {self.problem}"
+        assert self.about is not None
+        if self.about.wanted_fps > self.about.fps:
+            return "unfinished"
+        return "indexed" if self.about.fps > 0 else "asked about"
+
+    @property
+    def source(self) -> str:
+        """What has become of the file: "there", "changed" or "gone"; "" if that is not known."""
+        if self.about is None:
+            return ""
+        unchanged = is_unchanged(Path(self.about.path), self.about.file_bytes, self.about.mtime_ns)
+        return "gone" if unchanged is None else "there" if unchanged else "changed"
+
+
+def list_entries() -> list[Entry]:
+    """Every saved timeline, also the broken ones, in order of their ids."""
+    folder = timelines_dir()
+    return [_entry(path) for path in sorted(folder.iterdir())] if folder.is_dir() else []
+
+
+def find_entries(what: str) -> list[Entry]:
+    """Those of an id, of its first characters, or of a file (one for each model it was encoded with).
+
+    Raises:
+        SpecError: there is none.
+    """
+    entries = list_entries()
+    found = [entry for entry in entries if entry.id == what]
+    if not found and len(what) >= _SHORT_ID:
+        found = [entry for entry in entries if entry.id.startswith(what)]
+    path = Path(what)
+    if not found:
+        content = identify(path).sha256 if path.is_file() else recall(path)
+        found = [entry for entry in entries if entry.about and entry.about.content == content]
+    if not found:
+        found = [entry for entry in entries if entry.about and entry.about.path == str(path.resolve())]
+    if not found:
+        raise SpecError(f"no timeline of {what!r} is saved; `vllama index ls` lists those that are")
+    return found
+
+
+def remove_entry(entry: Entry) -> None:
+    """Delete a saved timeline.
+
+    Raises:
+        FileError: another process is writing it, or it cannot be deleted.
+    """
+    try:
+        if not entry.folder.is_dir():
+            entry.folder.unlink()
+            return
+        with locked(entry.folder / LOCK, lambda process: False) as held:
+            if not held:
+                raise FileError(f"{entry.id}: is being indexed by another process; stop that, or wait for it")
+            (entry.folder / ABOUT).unlink(missing_ok=True)  # first, so that what is left is nothing by itself
+            for path in entry.folder.iterdir():
+                if path.name != LOCK:
+                    path.unlink()
+        shutil.rmtree(entry.folder)
+    except OSError as error:
+        raise FileError(f"{entry.folder}: cannot be deleted ({error.strerror}); check its permissions") from error
+
+
+def _entry(path: Path) -> Entry:
+    if not path.is_dir():
+        return Entry(path.name, path, path.stat().st_size, problem="was made by another version")
+    size = sum(file.stat().st_size for file in path.iterdir() if file.is_file())
+    try:
+        about = read_about(path)
+    except FileError as error:
+        return Entry(path.name, path, size, problem=str(error))
+    saved = read_saved(path, about.model, about.content)
+    if saved.broken:
+        problem = f"{saved.broken[0][0].name} {saved.broken[0][1]}"
+    else:
+        problem = "" if saved.is_whole else "files of features are missing"
+    return Entry(path.name, path, size, about, saved.frames, saved.clips, len(saved.chunks), problem)

@@ -1,0 +1,75 @@
+"""One writer per folder, across processes: a lock that the system gives back when its holder dies."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_POLL_SECONDS = 0.2
+_FAR = 1 << 30  # the byte that is locked; the holder's number stands before it and stays readable
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _take(handle: int) -> None:
+        os.lseek(handle, _FAR, os.SEEK_SET)
+        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+else:
+    import fcntl
+
+    def _take(handle: int) -> None:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+@contextmanager
+def locked(path: Path, wait: Callable[[int], bool]) -> Iterator[bool]:
+    """Hold the lock of that file; gives False instead if another process has it and is not waited for.
+
+    Args:
+        path: the file, made if needed; its folder exists. wait: asked once with the holder's process number (0:
+            unknown) when another holds it; True waits.
+
+    Raises:
+        OSError: the file cannot be made or locked.
+    """
+    handle = _opened(path, wait)
+    try:
+        if handle is not None:
+            os.ftruncate(handle, 0)
+            os.lseek(handle, 0, os.SEEK_SET)
+            os.write(handle, str(os.getpid()).encode())
+        yield handle is not None
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def _opened(path: Path, wait: Callable[[int], bool]) -> int | None:
+    waiting = False
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            _take(handle)
+            if os.path.samestat(os.fstat(handle), path.stat()):
+                return handle
+        except (BlockingIOError, PermissionError, FileNotFoundError):
+            pass  # another holds it, or removed it just now
+        except BaseException:
+            os.close(handle)
+            raise
+        holder = _holder(handle)
+        os.close(handle)
+        if not waiting and not wait(holder):
+            return None
+        waiting = True
+        time.sleep(_POLL_SECONDS)
+
+
+def _holder(handle: int) -> int:
+    os.lseek(handle, 0, os.SEEK_SET)
+    text = os.read(handle, 20)
+    return int(text) if text.isdigit() else 0

@@ -1,0 +1,75 @@
+"""Prompts that were read once, kept on disk: the first token of a known video comes without reading its media again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from .backbone import Key, KvPrefix
+from .errors import FileError
+
+_SCHEMA = "1"
+
+
+class PrefixStore:
+    """KV prefixes of one model file and its settings, a file each.
+
+    llama.cpp cannot tell whose state it is given, so a file's name is a digest of the model, the settings and every
+    position, and its bytes are verified before llama.cpp sees them.
+    """
+
+    def __init__(self, folder: Path, fingerprint: str) -> None:
+        """
+        Args:
+            folder: where the files are; made when the first one is kept.
+            fingerprint: whatever a state depends on: the model file's sha256, the type of the cache, the versions.
+        """
+        self._folder = folder
+        self._fingerprint = fingerprint
+
+    def find(self, keys: Sequence[Key]) -> KvPrefix | None:
+        """The prefix of exactly those positions, if it was kept; a file that is not what was written is removed."""
+        path = self._path(keys)
+        if not path.is_file():
+            return None
+        try:
+            with safe_open(path, "np") as file:
+                data = file.get_tensor("state")
+                about = file.metadata() or {}
+        except (SafetensorError, OSError):
+            about, data = {}, np.empty(0, np.uint8)
+        if about.get("schema") != _SCHEMA or about.get("sha256") != hashlib.sha256(data.tobytes()).hexdigest():
+            path.unlink(missing_ok=True)  # cut or foreign: worth no more than none, the prompt is read again
+            return None
+        return KvPrefix(tuple(keys), data)
+
+    def keep(self, prefix: KvPrefix) -> Path:
+        """Write it, whole or not at all.
+
+        Raises:
+            FileError: it cannot be written.
+        """
+        path = self._path(prefix.keys)
+        part = path.with_name(f"{path.name}.{os.getpid()}.part")
+        about = {"schema": _SCHEMA, "sha256": hashlib.sha256(prefix.data.tobytes()).hexdigest()}
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_file({"state": prefix.data}, part, about)
+            os.replace(part, path)
+        except OSError as error:
+            raise FileError(f"{path}: cannot be written: {error.strerror}; free space or change the folder") from error
+        finally:
+            part.unlink(missing_ok=True)
+        return path
+
+    def _path(self, keys: Sequence[Key]) -> Path:
+        named = [key if isinstance(key, int) else [key[0].hex(), key[1]] for key in keys]
+        digest = hashlib.sha256(json.dumps([self._fingerprint, named]).encode()).hexdigest()
+        return self._folder / f"{digest[:40]}.safetensors"

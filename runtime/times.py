@@ -1,0 +1,76 @@
+"""Times as people write them: 62, 1:02, 0:01:02, 30s, 1m30s."""
+
+from __future__ import annotations
+
+import re
+
+from .errors import SpecError
+from .types import Span
+
+_CLOCK = re.compile(r"(?:(\d+):)?(\d+):(\d{1,2}(?:\.\d+)?)")
+_UNITS = re.compile(r"(?:(\d+)h)?(?:(\d+)m(?:in)?)?(?:(\d+(?:\.\d+)?)s?)?")
+_HELP = "write seconds, 1:02, 1:02:03, 30s or 1m30s"
+
+
+def parse_seconds(text: str) -> float:
+    """Seconds.
+
+    Raises:
+        SpecError: it is no time.
+    """
+    written = text.strip().lower().replace(" ", "")
+    if clock := _CLOCK.fullmatch(written):
+        hours, minutes, seconds = clock.groups()
+        return int(hours or 0) * 3600 + int(minutes) * 60 + float(seconds)
+    units = _UNITS.fullmatch(written)
+    if not written or units is None:
+        raise SpecError(f"{text!r} is no time; {_HELP}")
+    hours, minutes, seconds = units.groups()
+    return int(hours or 0) * 3600 + int(minutes or 0) * 60 + float(seconds or 0)
+
+
+def parse_span(text: str) -> Span:
+    """`1:02-1:40`, `1:02-` (to the end), `last 30s`, or `all`: the whole clip.
+
+    Raises:
+        SpecError: it is none of these, or ends before it begins.
+    """
+    written = text.strip().lower()
+    if written in ("all", "whole"):
+        return Span.whole()
+    if written.startswith("last"):
+        return make_span(last=written.removeprefix("last").strip() or "0s")
+    start, dash, end = written.partition("-")
+    if not dash:
+        raise SpecError(f"{text!r} is no span of time; write 1:02-1:40, last 30s or all")
+    return make_span(start, end)
+
+
+def make_span(start: str | None = None, end: str | None = None, last: str | None = None) -> Span:
+    """A span of what --from, --to and --last say; the whole clip where they say nothing.
+
+    Raises:
+        SpecError: one is no time, the span is empty, or `last` stands beside the others.
+    """
+    if last:
+        if start or end:
+            raise SpecError("--last cannot stand beside --from or --to; use one of them")
+        seconds = parse_seconds(last)
+        if seconds <= 0:
+            raise SpecError(f"the last {last.strip()} are no time at all; give more than 0 seconds")
+        return Span.last(seconds)
+    first = parse_seconds(start) if start else 0.0
+    final = parse_seconds(end) if end else float("inf")
+    if final <= first:
+        raise SpecError(f"the span ends at {clock(final)}, not after {clock(first)} where it begins; swap them")
+    return Span(first, final)
+
+
+def clock(seconds: float) -> str:
+    """0:00, 1:02, 1:02:03; tenths of a second where there are any."""
+    tenths = round(seconds * 10)
+    whole, rest = divmod(tenths, 10)
+    minutes, second = divmod(whole, 60)
+    hours, minute = divmod(minutes, 60)
+    head = f"{hours}:{minute:02}" if hours else f"{minute}"
+    return f"{head}:{second:02}" + (f".{rest}" if rest else "")

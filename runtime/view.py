@@ -1,0 +1,116 @@
+"""What a question looks at and listens to: features of a span, as media for its prompt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from .encoders import Encoders
+from .errors import SpecError
+from .memory import KEPT, SHORT, Memory, position_count
+from .pixels import timestamps
+from .prompt import Media, Part
+from .segments import Segment
+from .spec import ModelSpec
+from .timeline import FrameFeature, Timeline
+from .types import Modality, Span
+
+Long = Literal["frames", "memory", "segments", "map"]
+_COVERED_SECONDS = 4.0  # between two frames: what happens in less is as likely to be seen as not
+_MEMORY_FRAMES = 64  # of the table's 256 positions; the video Q-former's cost grows with them
+
+
+@dataclass(frozen=True)
+class View:
+    """The media of a span, and the times they come from.
+
+    span: None for the whole clip. frame_times: seconds of the frames, or of the first of those that were merged into
+    one. audio_spans: (from, to) in seconds. frames_seen: how many frames went in.
+    """
+
+    span: Span | None
+    long: Long
+    media: Media
+    frame_times: tuple[float, ...]
+    audio_spans: tuple[tuple[float, float], ...]
+    frames_seen: int
+
+
+class Viewer:
+    """Chooses features of one timeline and runs the two small Q-formers over them.
+
+    Args:
+        audio: whether to listen.
+    """
+
+    def __init__(self, timeline: Timeline, encoders: Encoders, spec: ModelSpec, *, audio: bool) -> None:
+        self.timeline = timeline
+        self._encoders = encoders
+        self._spec = spec
+        self._audio = audio and spec.audio is not None
+        video = spec.video
+        self._limit = min(_MEMORY_FRAMES, position_count(video.video_qformer.max_frames))
+        self._remembers = video.num_frames <= SHORT and self._limit > SHORT + KEPT
+
+    def mode(self, span: Span | None, asked: Long | None) -> Long:
+        """How a span is looked at: as asked, or by the original's frames where they cover it and as a memory elsewhere.
+
+        Where there are no more frames than the original takes, there is nothing but the original's way.
+
+        Raises:
+            SpecError: the model cannot do what was asked.
+        """
+        if self.timeline.kind != "video" or len(self.timeline.frames_in(span)) <= self._spec.video.num_frames:
+            return "frames"
+        if asked == "memory" and not self._remembers:
+            raise SpecError(f"--long memory: {self._spec.name} has too few frame positions for it; use --long segments")
+        cut = self.cut(span)
+        covered = cut.end - cut.start <= _COVERED_SECONDS * self._spec.video.num_frames
+        return asked or ("memory" if self._remembers and not covered else "frames")
+
+    def cut(self, span: Span | None) -> Span:
+        """The seconds of a span, counted from the start and cut to the clip."""
+        return (span or Span.whole()).within(self.timeline.duration)
+
+    def look(self, span: Span | None, long: Long) -> View:
+        """The original's rule over the span, or all its frames merged to a memory; long: "frames" or "memory"."""
+        frames = self.timeline.choose_frames(self._spec.video.num_frames, span)
+        clips = []
+        if self._audio and self._spec.audio:
+            clips = self.timeline.choose_clips(self._spec.audio.num_clips, self._spec.audio.clip_seconds, span)
+        modality: Modality = "image" if self.timeline.kind == "image" else "video"
+        features, times, seen = _stacked(frames), tuple(frame.time for frame in frames), len(frames)
+        if long == "memory":
+            features, times, seen = self._memory(span)
+        media = Media(
+            video=self._encoders.video_embeds(features, modality) if frames else None,
+            audio=self._encoders.audio_embeds(np.stack([clip.features for clip in clips])) if clips else None,
+            num_frames=len(frames),
+            seconds=timestamps([frame.index for frame in frames], self.timeline.frame_rate or 1.0),
+        )
+        heard = tuple(sorted({(clip.start, clip.end) for clip in clips}))
+        return View(span, long, media, times, heard, seen)
+
+    def look_at_parts(self, span: Span | None, parts: tuple[Segment, ...]) -> View:
+        """Each part by the original's rule, one after the other, introduced with its times."""
+        views = [self.look(part.span, "frames") for part in parts]
+        media = Media(parts=tuple(Part(part.intro, view.media) for part, view in zip(parts, views, strict=True)))
+        times = tuple(time for view in views for time in view.frame_times)
+        spans = tuple(sorted({span for view in views for span in view.audio_spans}))
+        return View(span, "segments", media, times, spans, len(times))
+
+    def _memory(self, span: Span | None) -> tuple[np.ndarray, tuple[float, ...], int]:
+        frames = self.timeline.frames_in(span)
+        merged = Memory.over(
+            [frame.time for frame in frames],
+            [frame.features for frame in frames],
+            self._limit,
+            num_frames=self._spec.video.num_frames,
+        ).frames()
+        return merged.features, tuple(start for start, _ in merged.times), len(frames)
+
+
+def _stacked(frames: list[FrameFeature]) -> np.ndarray:
+    return np.stack([frame.features for frame in frames]) if frames else np.empty(0, np.float32)

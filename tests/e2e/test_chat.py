@@ -1,0 +1,137 @@
+"""`vllama chat`, `--record` and `vllama replay` as a person and as a script use them."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+OPTIONS = ("-n", "6", "--temperature", "0")
+
+
+@pytest.fixture
+def talk(vllama: Callable, tiny_bundle: Path, clip: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    def talk(*lines: str, options: tuple[object, ...] = ()) -> subprocess.CompletedProcess[str]:
+        arguments = ("chat", "--video", clip, "--model", tiny_bundle, *OPTIONS, *options)
+        return vllama(*arguments, input="\n".join(lines) + "\n")
+
+    return talk
+
+
+def test_lines_of_a_pipe_are_one_conversation(talk: Callable) -> None:
+    done = talk("What happens?", "", "And then?", options=("--json",))
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["question"] for row in rows] == ["What happens?", "And then?"]
+    assert rows[1]["prefilled_tokens"] < rows[0]["prompt_tokens"]
+
+
+def test_spans_are_asked_about_once_or_from_now_on(talk: Callable) -> None:
+    done = talk("/span 1-3", "a", "/at 0-0:01 b", "c", "/span all", "d", "/at last 1s e", options=("--json",))
+    assert done.returncode == 0, done.stderr
+    rows = {row["question"]: row["frame_times"] for row in map(json.loads, done.stdout.splitlines())}
+    assert all(1 <= frame <= 3 for frame in rows["a"] + rows["c"])
+    assert all(frame <= 1 for frame in rows["b"])
+    assert len(rows["d"]) == 8
+    assert all(frame >= 3 for frame in rows["e"])
+
+
+def test_a_wrong_line_is_said_and_the_conversation_goes_on(talk: Callable) -> None:
+    done = talk("/nothing", "/at 0-1", "/span soon", "/frames", "/save", "What?", "/exit", "never asked")
+    assert (done.returncode, len(done.stdout.splitlines())) == (0, 1)
+    said = [line for line in done.stderr.splitlines() if line.startswith("vllama: ")]
+    assert len(said) == 5
+    assert "/help" in said[0]
+
+
+def test_frames_and_conversation_are_written_where_asked(talk: Callable, tmp_path: Path) -> None:
+    sheet, text = tmp_path / "frames.png", tmp_path / "talk.txt"
+    done = talk("What?", f"/frames {sheet}", "/frames", f"/save {text}", f"/save {text}", "/clear", "What?")
+    with Image.open(sheet) as image:
+        assert image.size == (4 * 224, 2 * (224 + 18))
+    assert "> What?\n" + done.stdout.splitlines()[0] in text.read_text("utf-8")
+    assert "▀" in done.stderr
+    assert "give a new file" in done.stderr
+    first, second = done.stdout.splitlines()
+    assert first == second  # nothing of what was said is left after /clear
+
+
+def test_a_record_is_repeated_token_for_token(
+    vllama: Callable, tiny_bundle: Path, clip: Path, silent_clip: Path, tmp_path: Path, export_tiny: Callable[..., Path]
+) -> None:
+    record = tmp_path / "record.jsonl"
+    asked = vllama("ask", clip, "What?", "And?", "--model", tiny_bundle, "-n", 8, "--from", "1", "--record", record)
+    assert asked.returncode == 0, asked.stderr
+    again = vllama("replay", record, "--model", tiny_bundle)
+    assert (again.returncode, again.stdout) == (0, asked.stdout), again.stderr
+    assert again.stderr.count("same: ") == 2
+    assert vllama("ask", clip, "x", "--model", tiny_bundle, "--record", record).returncode == 3
+
+    other_clip = vllama("replay", record, "--model", tiny_bundle, "--clip", silent_clip)
+    assert (other_clip.returncode, "its contents differ" in other_clip.stderr) == (3, True)
+    other_model = vllama("replay", record, "--model", export_tiny(precision="int8", quant="Q8_0"))
+    assert (other_model.returncode, "not the recorded one" in other_model.stderr) == (3, True)
+
+    lines = record.read_text("utf-8").splitlines()
+    row = json.loads(lines[1])
+    row["token_ids"][3] += 1
+    record.write_text("\n".join([lines[0], json.dumps(row), lines[2]]), "utf-8")
+    changed = vllama("replay", record, "--model", tiny_bundle)
+    assert (changed.returncode, "differs from token 3 of 8" in changed.stderr) == (1, True)
+    record.write_text("nothing", "utf-8")
+    assert vllama("replay", record, "--model", tiny_bundle).returncode == 3
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a terminal is opened as POSIX does it")
+def test_ctrl_c_in_a_terminal_stops_the_answer_and_keeps_the_chat(tiny_bundle: Path, clip: Path, home: Path) -> None:
+    import pty
+
+    leader, follower = pty.openpty()
+    arguments = ["chat", "--video", str(clip), "--model", str(tiny_bundle), "-n", "300", "--temperature", "0"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "vllama.cli", *arguments],
+        stdin=follower, stdout=follower, stderr=follower, start_new_session=True,
+        preexec_fn=_own_terminal,
+        env={**os.environ, "VLLAMA_CACHE": str(home / "cache"), "TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1"},
+    )  # fmt: skip
+    os.close(follower)
+    try:
+        _until(leader, "/help lists the commands")
+        time.sleep(0.5)
+        os.write(leader, b"What happens?\r")
+        _until(leader, "What happens?")
+        time.sleep(0.3)
+        os.write(leader, b"\x03")
+        _until(leader, "stopped", "saw 8 frames")
+        os.write(leader, b"/span last 2s\r")
+        _until(leader, "asking about the last 2 s")
+        time.sleep(0.5)
+        os.write(leader, b"/exit\r")
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        os.close(leader)
+
+
+def _own_terminal() -> None:
+    import fcntl
+    import termios
+
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+def _until(leader: int, *wanted: str, seconds: float = 60.0) -> str:
+    seen, end = "", time.monotonic() + seconds
+    while not any(words in seen for words in wanted):
+        assert time.monotonic() < end, seen
+        if select.select([leader], [], [], 0.5)[0]:
+            seen += os.read(leader, 4096).decode("utf-8", "replace")
+    return seen

@@ -1,0 +1,190 @@
+"""A conversation keeps what it read: in the KV cache, ahead of the question, on the disk."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from vllama.runtime import Chat, Engine, Sampling, Span, Timeline, Usage
+from vllama.runtime.view import Long
+
+QUESTIONS = ("What happens?", "And then what is there to see?", "What do you hear?")
+
+
+@pytest.fixture
+def engine(tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
+    monkeypatch.setenv("VLLAMA_CACHE", str(tmp_path / "cache"))
+    with Engine.open(tiny_bundle) as engine:
+        yield engine
+
+
+@pytest.fixture
+def timeline(engine: Engine, clip: Path) -> Timeline:
+    return engine.index(clip)
+
+
+def greedy(engine: Engine, tokens: int = 6) -> Sampling:
+    return replace(engine.spec.llm.sampling, max_tokens=tokens, temperature=0.0)
+
+
+def ask(chat: Chat, engine: Engine, question: str, span: Span | None = None, tokens: int = 6) -> Usage:
+    *_, last = chat.ask(question, span, sampling=greedy(engine, tokens))
+    assert last.usage is not None
+    return last.usage
+
+
+def ahead(chat: Chat, engine: Engine, span: Span | None = None) -> None:
+    chat.prepare(span)
+    engine._backbone.wait_ahead()
+
+
+def test_after_prepare_only_the_words_of_the_question_are_read(engine: Engine, timeline: Timeline) -> None:
+    chat = engine.chat(timeline)
+    for question in QUESTIONS:
+        ahead(chat, engine)
+        usage = ask(chat, engine, question)
+        words = len(engine._backbone.tokenize([question])[-1])
+        end = len(engine._backbone.tokenize(["###Assistant:"])[-1])
+        assert usage.prefilled_tokens <= words + end + 2, question
+
+
+def test_what_was_read_ahead_changes_no_token(engine: Engine, timeline: Timeline) -> None:
+    def conversation(prepare: Callable[[Chat], None]) -> list[tuple[int, ...]]:
+        chat = engine.chat(timeline)
+        answers = []
+        for question in QUESTIONS:
+            prepare(chat)
+            answers.append(ask(chat, engine, question).token_ids)
+        return answers
+
+    alone = conversation(lambda chat: None)
+    assert conversation(lambda chat: ahead(chat, engine)) == alone
+    assert conversation(lambda chat: chat.prepare(Span(1.0, 2.0))) == alone  # a wrong guess, stopped wherever it is
+    assert conversation(lambda chat: ahead(chat, engine, Span(1.0, 2.0))) == alone
+
+
+def test_prepare_returns_before_the_prompt_is_read(engine: Engine, timeline: Timeline) -> None:
+    chat = engine.chat(timeline)
+    ask(chat, engine, "warm up")
+    chat.clear()
+    for _ in range(20):
+        begun = time.perf_counter()
+        chat.prepare()
+        assert time.perf_counter() - begun < 5.0
+    assert ask(chat, engine, "What?").answer_tokens == 6
+
+
+def test_second_turn_reads_no_media_and_equals_a_full_recompute(
+    engine: Engine, timeline: Timeline, tiny_bundle: Path
+) -> None:
+    chat = engine.chat(timeline)
+    usages = [ask(chat, engine, question) for question in QUESTIONS]
+    assert all(usage.prefilled_tokens < usage.prompt_tokens - 12 for usage in usages[1:])
+    with Engine.open(tiny_bundle) as fresh:
+        again = fresh.chat(timeline)
+        for number, usage in enumerate(usages):
+            fresh._backbone._cached.clear()  # nothing of the cache is believed: everything is decoded again
+            found = ask(again, fresh, QUESTIONS[number])
+            assert found.prefilled_tokens == found.prompt_tokens == usage.prompt_tokens
+            assert found.token_ids == usage.token_ids
+
+
+def test_kept_prefix_gives_the_same_tokens_without_reading_the_media(
+    engine: Engine, timeline: Timeline, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    plain = ask(engine.chat(timeline), engine, "What?")
+    chat = engine.chat(timeline)
+    chat.prepare(keep=True)
+    (kept,) = (tmp_path / "cache" / "prefixes").iterdir()
+    with Engine.open(tiny_bundle) as later:
+        usage = ask(later.chat(timeline), later, "What?")
+        assert usage.token_ids == plain.token_ids
+        assert usage.prefilled_tokens < plain.prefilled_tokens - 12  # the media at least
+    kept.write_bytes(kept.read_bytes()[:-100])
+    with Engine.open(tiny_bundle) as later:
+        usage = ask(later.chat(timeline), later, "What?")
+        assert (usage.token_ids, usage.prefilled_tokens) == (plain.token_ids, plain.prefilled_tokens)
+    assert not kept.exists()
+
+
+def test_flipped_bit_in_a_kept_prefix_is_noticed(
+    engine: Engine, timeline: Timeline, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    plain = ask(engine.chat(timeline), engine, "What?")
+    engine.chat(timeline).prepare(keep=True)
+    (kept,) = (tmp_path / "cache" / "prefixes").iterdir()
+    data = bytearray(kept.read_bytes())
+    data[-1000] ^= 1
+    kept.write_bytes(data)
+    with Engine.open(tiny_bundle) as later:
+        usage = ask(later.chat(timeline), later, "What?")
+    assert (usage.token_ids, usage.prefilled_tokens) == (plain.token_ids, plain.prefilled_tokens)
+
+
+def test_old_turns_are_left_out_and_the_media_never(tiny_bundle: Path, timeline: Timeline) -> None:
+    with Engine.open(tiny_bundle, n_ctx=256) as small:
+        chat = small.chat(timeline)
+        usages = [ask(chat, small, f"Question number {number}, please?", tokens=12) for number in range(12)]
+        left_out = [usage.turns_left_out for usage in usages]
+        assert left_out == sorted(left_out)
+        assert 0 == left_out[0] < left_out[-1] < 12
+        assert len(chat.turns) == 12
+        assert all(usage.prompt_tokens < 256 for usage in usages)
+        media = len(usages[0].frame_times)
+        assert all(len(usage.frame_times) == media for usage in usages)
+        # The same conversation begun with the turns that are left says the same.
+        fresh = small.chat(timeline)
+        fresh._said = chat._said[left_out[-1] : -1]
+        fresh._view = chat._said[-2].view
+        assert ask(fresh, small, "Question number 11, please?", tokens=12).token_ids == usages[-1].token_ids
+
+
+@pytest.fixture(scope="module")
+def long_clip(tmp_path_factory: pytest.TempPathFactory, render_clip: Callable[..., Path]) -> Path:
+    return render_clip(tmp_path_factory.mktemp("long") / "long.mp4", picture=True, sound=True, seconds=90)
+
+
+@pytest.mark.parametrize("long", ["frames", "memory", "segments", "map"])
+def test_every_way_of_looking_at_a_long_clip_answers_and_tells_its_times(
+    engine: Engine, long_clip: Path, long: Long
+) -> None:
+    chat = engine.chat(engine.index(long_clip))
+    *_, last = chat.ask("What happens?", long=long, sampling=greedy(engine))
+    usage = last.usage
+    assert usage is not None
+    assert usage.long == long
+    assert 1 <= usage.answer_tokens <= 6
+    assert list(usage.frame_times) == sorted(usage.frame_times)
+    if long == "memory":
+        assert usage.frames_seen > 85
+        assert 8 < len(usage.frame_times) <= 64
+    if long == "segments":
+        assert len(usage.frame_times) >= 24
+        assert usage.prompt_tokens > 200
+    if long == "map":
+        assert usage.parts[0][0] == 0
+        assert usage.parts[-1][1] == pytest.approx(90, abs=0.2)
+        assert all(before[1] == after[0] for before, after in pairwise(usage.parts))
+    follow_up = ask(chat, engine, "And then?")
+    assert follow_up.long == long
+    if long in ("memory", "segments"):
+        assert follow_up.prefilled_tokens < usage.prompt_tokens  # the media are still in the KV cache
+
+
+def test_a_question_costs_as_many_tokens_on_a_long_clip_as_on_a_short_one(
+    engine: Engine, long_clip: Path, clip: Path
+) -> None:
+    long, short = (ask(engine.chat(engine.index(path)), engine, "What?") for path in (long_clip, clip))
+    assert (short.long, long.long) == ("frames", "memory")
+    assert long.prompt_tokens == short.prompt_tokens
+
+
+def test_a_clip_that_the_frames_cover_is_looked_at_as_the_original_does(engine: Engine, clip: Path) -> None:
+    few = ask(engine.chat(engine.index(clip, fps=0.0)), engine, "What?")
+    many = ask(engine.chat(engine.index(clip, fps=5.0)), engine, "What?")
+    assert (few.token_ids, few.frame_times) == (many.token_ids, many.frame_times)

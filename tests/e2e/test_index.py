@@ -1,0 +1,162 @@
+"""The `vllama index` command as a person and as a script use it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def index(vllama: Callable, tiny_bundle: Path, tmp_path: Path) -> Callable:
+    """`vllama index` with a cache of its own; a list of words that ends with --model where one is needed."""
+
+    def run(*words: object, command: str = "index", **options: object) -> object:
+        needs_model = command == "ask" or words[0] not in ("ls", "rm", "show")
+        model = ("--model", tiny_bundle) if needs_model else ()
+        return vllama(command, *words, *model, env={"VLLAMA_CACHE": str(tmp_path / "cache")}, **options)
+
+    return run
+
+
+def _rows(done: object) -> list[dict]:
+    assert done.returncode == 0, done.stderr  # type: ignore[attr-defined]
+    return [json.loads(line) for line in done.stdout.splitlines()]  # type: ignore[attr-defined]
+
+
+def test_indexed_clip_is_found_and_asked_without_encoding(index: Callable, clip: Path) -> None:
+    first = index(clip)
+    assert (first.returncode, first.stderr, len(first.stdout.splitlines())) == (0, "", 1)
+    assert first.stdout.startswith(f"{clip}: ")
+    assert " encoded in " in first.stdout
+    assert index(clip).stdout.endswith("; was there\n")
+    assert index(clip, "What?", "-n", 2, command="ask").stderr.endswith("; encoded before\n")
+
+
+def test_question_leaves_its_pictures_for_the_next_and_for_the_index(index: Callable, clip: Path) -> None:
+    asked = index(clip, "What?", "-n", 2, command="ask")
+    assert (asked.returncode, asked.stderr.endswith("; encoded before\n")) == (0, False)
+    assert index(clip, "And?", "-n", 2, command="ask").stderr.endswith("; encoded before\n")
+    (row,) = _rows(index(clip, "--json"))
+    assert row["encoded"] == row["frames"] + row["clips"] - 8 - 8
+
+
+def test_more_pictures_are_added_to_those_there_are(index: Callable, clip: Path) -> None:
+    (one,) = _rows(index(clip, "--fps", 1, "--json"))
+    (five,) = _rows(index("--fps", 5, clip, "--json"))
+    (less,) = _rows(index(clip, "--fps", 2, "--json"))
+    assert five["encoded"] == five["frames"] - one["frames"] > 0
+    assert (less["encoded"], less["frames"], less["fps"]) == (0, five["frames"], 5)
+
+
+def test_index_without_sound_does_not_spoil_the_one_with_it(index: Callable, clip: Path) -> None:
+    (quiet,) = _rows(index(clip, "--no-audio", "--json"))
+    assert quiet["clips"] == 0
+    heard = index(clip, "What?", "-n", 2, command="ask")
+    assert "heard 0.0-2.0" in heard.stderr
+    (full,) = _rows(index(clip, "--json"))
+    assert full["clips"] > 8
+    assert full["frames"] == quiet["frames"]
+
+
+def test_folder_is_searched_and_what_is_left_out_is_said(
+    index: Callable, clip: Path, sound_file: Path, picture: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "films"
+    (folder / "deep").mkdir(parents=True)
+    for file in (clip, sound_file, picture):
+        shutil.copy(file, folder / "deep")
+    (folder / "notes.txt").write_text("no film")
+    (folder / ".hidden.mp4").write_text("no film")
+    done = index(folder, "--json")
+    assert [(Path(row["path"]).name, row["kind"]) for row in _rows(done)] == [
+        ("clip.mp4", "video"), ("picture.png", "image"), ("sound.m4a", "audio"),
+    ]  # fmt: skip
+    assert done.stderr == f"{folder}: skipped 1 that are no video, sound or picture: notes.txt\n"
+    empty = index(tmp_path / "films" / "deep" / "..", "--json", "--fps", 1)
+    assert [row["encoded"] for row in _rows(empty)] == [0, 0, 0]
+
+
+def test_one_bad_file_does_not_stop_the_others(index: Callable, clip: Path, tmp_path: Path) -> None:
+    (tmp_path / "films").mkdir()
+    (tmp_path / "films" / "bad.mp4").write_text("no film")
+    shutil.copy(clip, tmp_path / "films" / "good.mp4")
+    done = index(tmp_path / "films")
+    assert done.returncode == 4
+    assert "bad.mp4: cannot be decoded" in done.stderr
+    assert "1 of 2 files could not be indexed" in done.stderr
+    assert "good.mp4: " in done.stdout
+    alone = index(tmp_path / "films" / "bad.mp4")
+    assert (alone.returncode, len(alone.stderr.splitlines()), alone.stdout) == (4, 1, "")
+
+
+def test_same_content_under_another_name_is_found(index: Callable, clip: Path, tmp_path: Path) -> None:
+    index(clip)
+    copy = Path(shutil.copy(clip, tmp_path / "copy.mp4"))
+    assert _rows(index(copy, "--json"))[0]["encoded"] == 0
+    assert len(_rows(index("ls", "--json"))) == 1
+
+
+def test_saved_timelines_are_listed_shown_and_deleted(
+    index: Callable, clip: Path, silent_clip: Path, tmp_path: Path
+) -> None:
+    assert "nothing is saved" in index("ls").stderr
+    ids = [row["id"] for row in _rows(index(clip, silent_clip, "--json"))]
+    listed = index("ls")
+    for words in ("clip.mp4", "silent.mp4", "tiny-vicuna", "0:04", "indexed"):
+        assert words in listed.stdout, listed.stdout
+    assert "2 timelines" in listed.stderr
+    (shown,) = _rows(index("show", clip, "--json"))
+    assert (shown["id"], shown["path"], shown["fps"], shown["source"]) == (ids[0], str(clip), 1.0, "there")
+    assert "duration  4.0" in index("show", ids[1][:6]).stdout
+    deleted = index("rm", clip)
+    assert (deleted.returncode, ids[0] in deleted.stdout) == (0, True)
+    assert [row["id"] for row in _rows(index("ls", "--json"))] == ids[1:]
+    assert index("rm", "--all").returncode == 0
+    assert list((tmp_path / "cache" / "timelines").iterdir()) == []
+    assert clip.exists()
+
+
+def test_broken_and_orphaned_timelines_are_listed_as_such(index: Callable, clip: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copy(clip, tmp_path / "copy.mp4"))
+    index(copy)
+    copy.unlink()
+    (row,) = _rows(index("ls", "--json"))
+    assert (row["state"], row["source"]) == ("indexed", "gone")
+    assert "the file is gone" in index("ls").stdout
+    (chunk,) = (tmp_path / "cache" / "timelines").glob("*/*.safetensors")
+    chunk.write_bytes(chunk.read_bytes()[:-1])
+    assert "broken: 0" in index("ls").stdout
+    assert index("rm", copy).returncode == 0
+    assert _rows(index("ls", "--json")) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (("rm",), 2, "--all"),
+        (("rm", "nothing"), 2, "`vllama index ls`"),
+        (("show", "nothing"), 2, "`vllama index ls`"),
+        (("none.mp4",), 4, "none.mp4"),
+        (("add", "none.mp4"), 4, "none.mp4"),
+        (("{folder}",), 4, "holds no video"),
+        (("none.mp4", "--fps", "-1"), 2, "--fps"),
+    ],
+)
+def test_wrong_use_has_a_documented_exit_code(
+    index: Callable, tmp_path: Path, words: tuple[str, ...], code: int, said: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    done = index(*(word.format(folder=tmp_path / "empty") for word in words))
+    assert (done.returncode, done.stdout, "Traceback" in done.stderr) == (code, "", False)
+    assert said in done.stderr
+
+
+def test_help_names_both_forms(vllama: Callable) -> None:
+    for words in (("index", "--help"), ("index",)):
+        said = " ".join((vllama(*words).stdout + vllama(*words).stderr).split())
+        assert "VIDEO... | ls | show PATH | rm" in said
+    assert "--fps" in vllama("index", "add", "--help").stdout

@@ -1,0 +1,317 @@
+"""Indexing that is killed, interrupted, out of disk, or finds its files damaged: what is complete is kept."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from vllama.runtime import DiskFullError, Engine, FileError, MediaError, Span, Timeline
+from vllama.runtime.catalogue import list_entries
+
+Features = list[tuple[float, float, bytes]]
+
+
+@pytest.fixture(scope="module")
+def minute(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A minute of moving stripes and of a rising tone, small."""
+    return _minute(tmp_path_factory.mktemp("clips") / "minute.mp4")
+
+
+def _minute(path: Path, seconds: int = 60) -> Path:
+    with av.open(path, "w") as container:
+        video = container.add_stream("libx264", 5, options={"crf": "30", "preset": "ultrafast"})
+        video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
+        audio = container.add_stream("aac", 16000, layout="mono")
+        for index in range(5 * seconds):
+            pixels = np.roll(np.arange(64, dtype=np.uint8) * 4, index)[None, :, None].repeat(48, 0).repeat(3, 2)
+            container.mux(video.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), "rgb24")))
+        container.mux(video.encode())
+        times = np.arange(seconds * 16000) / 16000
+        tone = (0.3 * np.sin(2 * np.pi * (200 + 10 * times) * times)).astype(np.float32)
+        frame = av.AudioFrame.from_ndarray(tone[None], "fltp", "mono")
+        frame.sample_rate = 16000
+        container.mux(audio.encode(frame))
+        container.mux(audio.encode())
+    os.utime(path, ns=(10**18, 10**18))
+    return path
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_bundle: Path) -> Iterator[Engine]:
+    with Engine.open(tiny_bundle, answers=False) as engine:
+        yield engine
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("VLLAMA_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def _features(timeline: Timeline) -> tuple[Features, Features, Features]:
+    """Pictures, the stretches of the whole-clip rule, and all stretches as spans of a few seconds choose them."""
+    clips = {}
+    for second in range(int(timeline.duration)):
+        for clip in timeline.choose_clips(8, 2.0, Span(float(second), second + 3.0)):
+            clips[clip.start] = (clip.start, clip.end, clip.features.tobytes())
+    frames = [(float(frame.index), frame.time, frame.features.tobytes()) for frame in timeline.frames_in()]
+    whole = [(clip.start, clip.end, clip.features.tobytes()) for clip in timeline.choose_clips(8, 2.0)]
+    return frames, whole, sorted(clips.values())
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(
+    engine: Engine, minute: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Features, Features, Features]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VLLAMA_CACHE", str(tmp_path_factory.mktemp("cache")))
+        timeline = engine.index(minute)
+        assert (len(timeline.frames_in()), timeline.clip_count) >= (60, 60)
+        return _features(timeline)
+
+
+def _start(bundle: Path, clip: Path, cache: Path, *options: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "vllama.cli", "index", str(clip), "--model", str(bundle), "-t", "1", *options],
+        env={**os.environ, "VLLAMA_CACHE": str(cache)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _wait_for(what: Callable[[], object], process: subprocess.Popen[str] | None = None, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not what() and (process is None or process.poll() is None):
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def _chunks(cache: Path) -> list[Path]:
+    return sorted(cache.glob("timelines/*/*.safetensors"))
+
+
+def test_killed_ten_times_ends_as_if_never_killed(
+    tiny_bundle: Path,
+    engine: Engine,
+    minute: Path,
+    uninterrupted: object,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seed = random.randrange(2**32)
+    moments = random.Random(seed)
+    process = _start(tiny_bundle, minute, tmp_path / "whole")
+    _wait_for((tmp_path / "whole" / "timelines").exists, process)
+    begun = time.monotonic()
+    said = process.communicate()
+    assert process.returncode == 0, said
+    work = time.monotonic() - begun
+    states = []
+    for number in range(10):
+        cache = tmp_path / f"cache-{number}"
+        process = _start(tiny_bundle, minute, cache)
+        _wait_for((cache / "timelines").exists, process)
+        time.sleep(moments.random() * work)
+        process.kill()
+        process.communicate()
+        monkeypatch.setenv("VLLAMA_CACHE", str(cache))
+        kept = sum(entry.frames + entry.clips for entry in list_entries())
+        timeline = engine.index(minute)
+        states.append((process.returncode, kept, timeline.encoded))
+        assert _features(timeline) == uninterrupted, (seed, states)
+        assert kept + timeline.encoded == timeline.frame_count + timeline.clip_count, (seed, states)
+        assert len(_chunks(cache)) == 1, (seed, states)
+        assert not list(cache.glob("timelines/*/*.part"))
+    assert sum(code == -signal.SIGKILL for code, _, _ in states) >= 7, (seed, states, work)
+    assert len({kept for _, kept, _ in states}) > 1, (seed, states)  # so the moments did differ
+
+
+def test_killed_again_and_again_on_one_cache_comes_to_an_end(
+    tiny_bundle: Path, engine: Engine, minute: Path, uninterrupted: object, cache: Path
+) -> None:
+    for number in range(3):
+        process = _start(tiny_bundle, minute, cache)
+        _wait_for(lambda n=number: len(_chunks(cache)) > n, process)  # type: ignore[misc]
+        process.kill()
+        process.communicate()
+    assert _features(engine.index(minute)) == uninterrupted
+
+
+def test_ctrl_c_keeps_what_is_complete_and_says_how_to_go_on(
+    tiny_bundle: Path, engine: Engine, minute: Path, uninterrupted: object, cache: Path
+) -> None:
+    process = _start(tiny_bundle, minute, cache)
+    _wait_for(lambda: _chunks(cache), process)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command goes on" in said
+    assert "Traceback" not in said
+    (entry,) = list_entries()
+    assert entry.state == "unfinished"
+    assert entry.frames >= 32
+    timeline = engine.index(minute)
+    assert timeline.encoded == timeline.frame_count + timeline.clip_count - entry.frames - entry.clips
+    assert _features(timeline) == uninterrupted
+
+
+@pytest.mark.parametrize("damage", ["cut", "emptied", "overwritten"])
+def test_torn_chunk_is_dropped_said_and_encoded_again(
+    engine: Engine, minute: Path, uninterrupted: object, cache: Path, damage: str
+) -> None:
+    engine.index(minute, fps=0.0)
+    engine.index(minute, fps=0.0, span=Span(10.0, 11.0))
+    chunk = _chunks(cache)[-1]
+    size = chunk.stat().st_size
+    if damage == "overwritten":
+        chunk.write_bytes(b"\x00" * size)
+    else:
+        os.truncate(chunk, size // 2 if damage == "cut" else 0)
+    said: list[str] = []
+    timeline = engine.index(minute, note=said.append)
+    assert [str(chunk) in text and "dropped" in text for text in said] == [True]
+    frames, whole, clips = _features(timeline)
+    assert (frames, whole, clips) == uninterrupted
+    said.clear()
+    assert engine.index(minute, note=said.append).encoded == 0
+    assert said == []
+
+
+def test_indexed_clip_that_lost_a_chunk_is_completed(
+    engine: Engine, minute: Path, uninterrupted: object, cache: Path
+) -> None:
+    engine.index(minute)
+    _chunks(cache)[0].unlink()
+    assert _features(engine.index(minute)) == uninterrupted
+
+
+def test_chunk_of_another_clip_is_dropped_and_said(
+    engine: Engine, minute: Path, uninterrupted: object, clip: Path, cache: Path
+) -> None:
+    engine.index(clip)
+    (foreign,) = _chunks(cache)
+    engine.index(minute, fps=0.0)
+    (mine,) = (path.parent for path in _chunks(cache) if path.parent != foreign.parent)
+    shutil.copy(foreign, mine / "000099.safetensors")
+    said: list[str] = []
+    assert _features(engine.index(minute, note=said.append)) == uninterrupted
+    assert ["another content" in text for text in said] == [True]
+    assert not (mine / "000099.safetensors").exists()
+
+
+def test_full_disk_is_said_and_what_was_saved_is_kept(
+    tiny_bundle: Path,
+    engine: Engine,
+    minute: Path,
+    uninterrupted: object,
+    small_disk: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("VLLAMA_CACHE", str(small_disk / "cache"))
+    engine.index(minute, fps=0.0)
+    (small_disk / "other").write_bytes(b"x" * (shutil.disk_usage(small_disk).free - 4096 * 2))
+    with pytest.raises(DiskFullError, match="no space left"):
+        engine.index(minute, must_save=True)
+    process = _start(tiny_bundle, minute, small_disk / "cache")
+    _, said = process.communicate(timeout=120)
+    assert (process.returncode, len(said.splitlines())) == (7, 1), said
+    told: list[str] = []
+    timeline = engine.index(minute, note=told.append)
+    assert ["no space left" in text for text in told] == [True]
+    assert not timeline.saved
+    assert _features(timeline) == uninterrupted
+    (small_disk / "other").unlink()
+    timeline = engine.index(minute, note=told.append)
+    assert len(told) == 1
+    assert timeline.saved
+    assert timeline.encoded < timeline.frame_count + timeline.clip_count
+    assert _features(timeline) == uninterrupted
+
+
+def test_cache_that_cannot_be_written_costs_only_the_saving(
+    vllama: Callable, tiny_bundle: Path, engine: Engine, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    cache = tmp_path / "file" / "cache"
+    monkeypatch.setenv("VLLAMA_CACHE", str(cache))
+    said: list[str] = []
+    timeline = engine.index(clip, fps=0.0, note=said.append)
+    assert (len(timeline.choose_frames(8)), timeline.saved) == (8, False)
+    assert ["not saved" in text and "VLLAMA_CACHE" in text for text in said] == [True]
+    with pytest.raises(FileError, match="VLLAMA_CACHE"):
+        engine.index(clip, must_save=True)
+    asked = vllama("ask", clip, "What?", "-n", 2, "--model", tiny_bundle, env={"VLLAMA_CACHE": str(cache)})
+    assert (asked.returncode, "not saved" in asked.stderr) == (0, True)
+    indexed = vllama("index", clip, "--model", tiny_bundle, env={"VLLAMA_CACHE": str(cache)})
+    assert (indexed.returncode, len(indexed.stderr.splitlines())) == (3, 1)
+
+
+def test_changed_file_is_another_clip(engine: Engine, cache: Path, tmp_path: Path) -> None:
+    path = _minute(tmp_path / "clip.mp4", seconds=4)
+    before = engine.index(path)
+    _minute(path, seconds=6)
+    after = engine.index(path)
+    assert after.encoded > 0
+    assert (before.content != after.content, before.length, after.length) == (True, 20, 30)
+    assert sorted(entry.source for entry in list_entries()) == ["changed", "there"]
+
+
+def test_file_that_changes_while_it_is_read_is_said_and_nothing_of_it_is_kept(
+    engine: Engine, minute: Path, cache: Path, tmp_path: Path
+) -> None:
+    path = Path(shutil.copy(minute, tmp_path / "growing.mp4"))
+
+    def change(done: int, total: int) -> None:
+        if done == 40:
+            assert _chunks(cache)  # one was saved already
+            os.utime(path, ns=(10**18, 10**18 + 1))
+
+    with pytest.raises(MediaError, match="was changed while it was read"):
+        engine.index(path, progress=change)
+    assert _chunks(cache) == []
+    assert engine.index(path).saved
+
+
+def test_two_processes_index_the_same_clip_one_after_the_other(
+    tiny_bundle: Path, engine: Engine, minute: Path, uninterrupted: object, cache: Path
+) -> None:
+    first, second = (_start(tiny_bundle, minute, cache) for _ in range(2))
+    outputs = [process.communicate(timeout=300) for process in (first, second)]
+    assert [process.returncode for process in (first, second)] == [0, 0], outputs
+    timeline = engine.index(minute)
+    assert timeline.encoded == 0
+    assert _features(timeline) == uninterrupted
+    assert len(_chunks(cache)) == 1
+
+
+def test_index_waits_for_the_one_at_work_and_a_question_does_not(
+    engine: Engine, tiny_bundle: Path, minute: Path, uninterrupted: object, cache: Path
+) -> None:
+    process = _start(tiny_bundle, minute, cache)
+    _wait_for(lambda: _chunks(cache), process)
+    process.send_signal(signal.SIGSTOP)  # at work, for as long as we like
+    said: list[str] = []
+    asked = engine.index(minute, fps=0.0, span=Span(50.0, 51.0), note=said.append)
+    assert len(asked.choose_frames(8, Span(50.0, 51.0))) >= 5
+    assert not asked.saved
+    assert [f"process {process.pid} is indexing it" in text for text in said] == [True]
+    threading.Timer(1.0, process.send_signal, (signal.SIGCONT,)).start()
+    timeline = engine.index(minute, note=said.append)
+    process.communicate(timeout=120)
+    assert process.returncode == 0
+    assert "waiting" in said[1]
+    assert timeline.encoded == 0
+    assert _features(timeline) == uninterrupted

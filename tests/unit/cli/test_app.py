@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import re
+import sys
+
+import pytest
+
+from vllama.cli import app
+from vllama.runtime import errors
+from vllama.runtime.errors import VllamaError
+
+# What README.md and `vllama --help` say.
+CODES = {
+    "VllamaError": 1,
+    "SpecError": 2,
+    "ModelNotFoundError": 3,
+    "FileError": 3,
+    "MissingFileError": 3,
+    "ChecksumError": 3,
+    "DiskFullError": 7,
+    "MediaError": 4,
+    "DecodeError": 4,
+    "DeviceError": 4,
+    "BackendError": 5,
+    "BackendUnavailableError": 5,
+    "ShapeError": 5,
+    "ContextOverflowError": 6,
+}
+
+
+def kinds(base: type[VllamaError] = VllamaError) -> list[type[VllamaError]]:
+    """`base` and everything below it in errors.py."""
+    below = [each for each in base.__subclasses__() if each.__module__ == errors.__name__]
+    return [base, *(kind for each in below for kind in kinds(each))]
+
+
+def test_table_has_every_error() -> None:
+    assert sorted(kind.__name__ for kind in kinds()) == sorted(CODES)
+
+
+@pytest.mark.parametrize("kind", kinds(), ids=lambda kind: kind.__name__)
+def test_error_is_one_line_on_stderr_and_its_exit_code(
+    kind: type[VllamaError], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise kind("clip.mp4: cannot\n  be used; choose another")
+
+    monkeypatch.setattr(app, "app", fail)
+    with pytest.raises(SystemExit) as left:
+        app.main()
+    assert left.value.code == CODES[kind.__name__]
+    assert capsys.readouterr() == ("", "vllama: clip.mp4: cannot be used; choose another\n")
+
+
+def test_bug_is_not_dressed_up_as_an_error_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(app, "app", fail)
+    with pytest.raises(ZeroDivisionError):
+        app.main()
+
+
+def test_help_lists_every_exit_code(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["vllama", "--help"])
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit) as left:
+        app.main()
+    assert left.value.code == 0
+    said = capsys.readouterr().out.partition("Exit codes:")[2]
+    assert {int(code) for code in re.findall(r"\b\d+\b", said)} == {0, 130, *CODES.values()}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nonsense"],
+        ["ask"],
+        ["export", "miniature"],
+        ["ask", "--nonsense"],
+        ["export", "m", "--weights", ".", "-t", "0"],
+    ],
+)
+def test_wrong_usage_is_2(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["vllama", *arguments])
+    with pytest.raises(SystemExit) as left:
+        app.main()
+    assert left.value.code == 2
+    assert capsys.readouterr().out == ""
+
+
+def test_version_is_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["vllama", "--version"])
+    with pytest.raises(SystemExit) as left:
+        app.main()
+    assert left.value.code == 0
+    assert re.fullmatch(r"\d+\.\d+\.\d+\n", capsys.readouterr().out)

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from vllama.export.fidelity import _kl, fixed_prompts, llm_fidelity
+from vllama.export.llama import open_llama
+from vllama.export.to_gguf import to_gguf
+from vllama.runtime.bundle import Bundle, open_bundle
+from vllama.runtime.prompt import Piece, Turn, build_prompt
+from vllama.runtime.spec import ModelSpec
+from vllama.runtime.types import Embeds
+
+Gguf = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def gguf(vicuna_spec: ModelSpec, tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Gguf:
+    """The tiny language model as a GGUF, its head changed first."""
+    source = tiny_weights / vicuna_spec.files.llm.name
+
+    def make(change: Callable[[torch.Tensor], torch.Tensor] = lambda head: head, quant: str = "F32") -> Path:
+        folder = tmp_path_factory.mktemp("llm")
+        llama = folder / source.name
+        llama.mkdir()
+        for path in source.iterdir():
+            shutil.copyfile(path, llama / path.name)
+        tensors = load_file(llama / "model.safetensors")
+        tensors["lm_head.weight"] = change(tensors["lm_head.weight"]).contiguous()
+        save_file(tensors, llama / "model.safetensors")
+        to_gguf(open_llama(vicuna_spec, folder), vicuna_spec, folder / "llm.gguf", quant)
+        return folder / "llm.gguf"
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def original(gguf: Gguf) -> Path:
+    return gguf()
+
+
+@pytest.fixture(scope="module")
+def prompts(vicuna_spec: ModelSpec) -> list[list[Piece]]:
+    return [build_prompt([Turn(question)], vicuna_spec) for question in ("What is it?", "Who sings?", "Where?")]
+
+
+def test_model_judged_by_itself_costs_nothing(original: Path, prompts: list[list[Piece]]) -> None:
+    steps: list[tuple[int, int]] = []
+    row = llm_fidelity(original, original, prompts, 256, "F32", 1, lambda *step: steps.append(step))
+    assert (row.part, row.precision) == ("llm", "F32")
+    assert (row.kl, row.same_top, row.flips, row.prompts) == (0.0, 1.0, 0, 3)
+    assert steps == [(done, 6) for done in range(1, 7)]
+
+
+def test_sharper_model_differs_and_flips_nothing(original: Path, gguf: Gguf, prompts: list[list[Piece]]) -> None:
+    row = llm_fidelity(original, gguf(lambda head: 2 * head), prompts, 256, "x2", 1)
+    assert row.kl is not None
+    assert row.kl > 1e-3
+    assert (row.same_top, row.flips) == (1.0, 0)
+
+
+def test_model_with_other_words_flips_every_answer(original: Path, gguf: Gguf, prompts: list[list[Piece]]) -> None:
+    row = llm_fidelity(original, gguf(lambda head: head.roll(1, 0)), prompts, 256, "rolled", 1)
+    assert row.same_top is not None
+    assert row.same_top < 0.2
+    assert row.flips == len(prompts)
+
+
+def test_divergence_is_that_of_the_reference_from_the_other_in_nats() -> None:
+    reference = np.log(np.array([[1, 3], [1, 1], [5, 5]], np.float32))
+    other = np.log(np.array([[1, 1], [1, 3], [1, 1]], np.float32))
+    wanted = [0.25 * np.log(0.5) + 0.75 * np.log(1.5), 0.5 * np.log(2) + 0.5 * np.log(2 / 3), 0]
+    np.testing.assert_allclose(_kl(reference, other), wanted, atol=1e-6)
+    np.testing.assert_allclose(_kl(reference + 300, other - 300), wanted, atol=1e-4)
+
+
+def test_fixed_prompts_see_and_hear_and_are_the_same_every_time(tiny_bundle: Path) -> None:
+    bundle = open_bundle(tiny_bundle)
+    prompts, again = fixed_prompts(bundle), fixed_prompts(bundle)
+    kinds = [tuple(piece.modality for piece in prompt if isinstance(piece, Embeds)) for prompt in prompts]
+    assert kinds == [("video",), ("audio", "video"), ()] * 4
+    for one, other in zip(prompts, again, strict=True):
+        for a, b in zip(one, other, strict=True):
+            if isinstance(a, Embeds):
+                assert isinstance(b, Embeds)
+                assert np.isfinite(a.data).all()
+                np.testing.assert_array_equal(a.data, b.data)
+            else:
+                assert a == b
+
+
+def test_fixed_prompts_of_a_model_without_sound_do_not_hear(tiny_bundle: Path) -> None:
+    bundle = open_bundle(tiny_bundle)
+    deaf = replace(bundle.spec, audio=None, files=replace(bundle.spec.files, al=None))
+    prompts = fixed_prompts(Bundle(bundle.folder, bundle.manifest, deaf))
+    assert [sum(isinstance(piece, Embeds) for piece in prompt) for prompt in prompts] == [1, 0] * 4

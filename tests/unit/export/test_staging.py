@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from vllama.export.staging import StagedPart, Staging, part_key, record_files
+from vllama.runtime.bundle import SCHEMA, FidelityRow, Manifest, hash_file
+from vllama.runtime.errors import DiskFullError, FileError
+
+ROW = FidelityRow("frames", "fp32", max_abs=0.5, cosine=1.0)
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "deep" / "out"
+
+
+def maker(staging: Staging, name: str, content: bytes = b"weights") -> Callable[[], StagedPart]:
+    def make() -> StagedPart:
+        (staging.folder / name).write_bytes(content)
+        return StagedPart(record_files(staging.folder, (name, "never written")), (ROW,), widened=("t",))
+
+    return make
+
+
+def never() -> StagedPart:
+    raise AssertionError("made again")
+
+
+def manifest(files: tuple[str, ...], folder: Path) -> Manifest:
+    records = {name: hash_file(folder / name) for name in files}
+    return Manifest(SCHEMA, "m", "free", {}, "llm.gguf", {}, records, {}, {}, ())
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_finished_part_is_found_by_the_next_try(out: Path) -> None:
+    first = Staging(out)
+    made = first.make("frames", "key", maker(first, "frames.onnx"))
+    assert made == StagedPart({"frames.onnx": hash_file(first.folder / "frames.onnx")}, (ROW,), ("t",), "key")
+    assert Staging(out).make("frames", "key", never) == made
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("change", ["key", "damaged", "cut", "gone"])
+def test_part_is_made_again_when_it_is_not_what_was_finished(change: str, out: Path) -> None:
+    first = Staging(out)
+    first.make("frames", "key", maker(first, "frames.onnx"))
+    first.make("video", "key", maker(first, "video.onnx"))
+    path = first.folder / "frames.onnx"
+    if change == "damaged":
+        path.write_bytes(b"WEIGHTS")
+    elif change == "cut":
+        os.truncate(path, 3)
+    elif change == "gone":
+        path.unlink()
+    again = Staging(out)
+    again.make("frames", "other" if change == "key" else "key", maker(again, "frames.onnx", b"new"))
+    assert path.read_bytes() == b"new"
+    again.make("video", "key", never)
+
+
+@pytest.mark.parametrize("journal", [b"", b'{"frames": {"fi', b"[]", b'{"frames": {"files": 3}}', None])
+def test_spoilt_journal_means_nothing_is_finished(journal: bytes | None, out: Path) -> None:
+    first = Staging(out)
+    first.make("frames", "key", maker(first, "frames.onnx"))
+    path = first.folder / "journal.json"
+    path.unlink() if journal is None else path.write_bytes(journal)
+    again = Staging(out)
+    assert again.parts == {}
+    again.make("frames", "key", maker(again, "frames.onnx", b"new"))
+    assert (again.folder / "frames.onnx").read_bytes() == b"new"
+
+
+def test_what_a_kill_left_half_written_is_swept_and_finished_parts_stay(out: Path) -> None:
+    first = Staging(out)
+    first.make("frames", "key", maker(first, "frames.onnx"))
+    for name in ("clips.onnx.data", "journal.json.part", "manifest.json.part"):
+        (first.folder / name).write_bytes(b"half")
+    assert names(Staging(out).folder) == {"journal.json", "frames.onnx"}
+
+
+@pytest.mark.parametrize("before", [False, True], ids=["first time", "made again"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("broken")])
+def test_part_that_fails_leaves_no_file_and_keeps_the_others(error: BaseException, before: bool, out: Path) -> None:
+    staging = Staging(out)
+    staging.make("frames", "key", maker(staging, "frames.onnx"))
+    if before:
+        staging.make("clips", "key", maker(staging, "clips.onnx"))
+
+    def fail() -> StagedPart:
+        (staging.folder / "clips.onnx").write_bytes(b"half")
+        raise error
+
+    with pytest.raises(type(error)):
+        staging.make("clips", "other", fail)
+    assert names(staging.folder) == {"journal.json", "frames.onnx"}
+    again = Staging(out)
+    again.make("frames", "key", never)
+    again.make("clips", "key", maker(again, "clips.onnx", b"whole"))
+    assert (again.folder / "clips.onnx").read_bytes() == b"whole"
+
+
+def test_full_disk_is_our_error_and_says_what_to_do(out: Path) -> None:
+    staging = Staging(out)
+
+    def fill() -> StagedPart:
+        (staging.folder / "frames.onnx").write_bytes(b"half")
+        full = Path("/dev/full")
+        if not full.exists():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        full.write_bytes(b"x" * 8192)
+        raise AssertionError("the disk was not full")
+
+    with pytest.raises(DiskFullError, match=r"^frames: no space left in .*deep; free some and run the same command"):
+        staging.make("frames", "key", fill)
+    assert names(staging.folder) == set()
+    staging.discard_if_empty()
+    assert not staging.folder.exists()
+
+
+def test_other_errors_of_the_disk_stay_what_they_are(out: Path) -> None:
+    staging = Staging(out)
+    with pytest.raises(PermissionError), staging.writing("frames"):
+        raise PermissionError(errno.EACCES, "no")
+
+
+def test_need_counts_what_is_free_and_what_is_finished(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    staging = Staging(out)
+    staging.make("frames", "key", maker(staging, "frames.onnx", b"x" * 600))
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": 400})())
+    staging.need(1000)
+    with pytest.raises(DiskFullError, match=r"GB free, the export needs about .* GB; free some or choose"):
+        staging.need(1001)
+
+
+def test_folder_with_finished_parts_is_not_discarded(out: Path) -> None:
+    staging = Staging(out)
+    staging.make("frames", "key", maker(staging, "frames.onnx"))
+    staging.discard_if_empty()
+    assert (staging.folder / "frames.onnx").exists()
+
+
+def test_committed_bundle_holds_its_files_and_nothing_else(out: Path) -> None:
+    staging = Staging(out)
+    staging.make("frames", "key", maker(staging, "frames.onnx"))
+    staging.make("llm F32", "key", maker(staging, "llm-F32.gguf"))
+    staging.commit(manifest(("frames.onnx",), staging.folder))
+    assert names(out) == {"manifest.json", "frames.onnx"}
+    assert json.loads((out / "manifest.json").read_text())["model"] == "m"
+    assert names(out.parent) == {"out"}
+
+
+def test_manifest_that_cannot_be_written_leaves_no_half_of_it(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    staging = Staging(out)
+    staging.make("frames", "key", maker(staging, "frames.onnx"))
+
+    def full(folder: Path, manifest: Manifest) -> None:
+        (folder / "manifest.json.part").write_bytes(b"{")
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr("vllama.export.staging.write_manifest", full)
+    with pytest.raises(DiskFullError, match=r"^manifest\.json: no space left"):
+        staging.commit(manifest(("frames.onnx",), staging.folder))
+    assert names(staging.folder) == {"journal.json", "frames.onnx"}
+
+
+def test_existing_place_is_refused_at_the_start_and_at_the_end(out: Path) -> None:
+    staging = Staging(out)
+    out.mkdir()
+    (out / "mine").touch()
+    with pytest.raises(FileError, match=r"already there; remove it or choose another --out"):
+        Staging(out)
+    with pytest.raises(FileError, match=r"out: .*; remove it and run the same command"):
+        staging.commit(manifest((), staging.folder))
+    assert names(out) == {"mine"}
+
+
+def test_place_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(FileError, match=r"Not a directory; choose another --out"):
+        Staging(tmp_path / "file" / "out")
+
+
+def test_key_depends_on_every_fact_and_not_on_the_order_of_a_table() -> None:
+    assert part_key({"a": 1, "b": 2}, "fp32") == part_key({"b": 2, "a": 1}, "fp32")
+    keys = [part_key(*facts) for facts in (({"a": 1}, "fp32"), ({"a": 2}, "fp32"), ({"a": 1}, "fp16"), ({"a": 1},))]
+    assert len(set(keys)) == 4

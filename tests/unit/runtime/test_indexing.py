@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vllama.runtime.fbank import clip_bounds
+from vllama.runtime.indexing import Missing, Need, find_missing, is_covered
+from vllama.runtime.media import MediaInfo
+from vllama.runtime.pixels import frame_indices
+from vllama.runtime.spec import ModelSpec
+from vllama.runtime.timeline import ClipFeature, FrameFeature, Timeline
+from vllama.runtime.types import Span
+
+_RATE = 10
+_SECONDS = 60
+_LENGTH = _RATE * _SECONDS
+_INFO = MediaInfo(Path("clip.mp4"), "video", np.arange(_LENGTH) / _RATE, _RATE, _SECONDS, True, sound_start=0.25)
+
+
+def _timeline(spec: ModelSpec) -> Timeline:
+    timeline = Timeline("m", "c", "video", _LENGTH, _SECONDS, _RATE, sound=True)
+    assert spec.audio
+    timeline.samples = 59 * spec.audio.sample_rate
+    return timeline
+
+
+def _encode(timeline: Timeline, missing: Missing, spec: ModelSpec) -> None:
+    assert spec.audio
+    for index in missing.frames:
+        timeline.add_frame(FrameFeature(index, float(_INFO.frame_times[index]), np.zeros((1, 1), np.float16)))
+    rate = spec.audio.sample_rate
+    clips = [
+        ClipFeature(_INFO.sound_start + first / rate, _INFO.sound_start + last / rate, np.zeros(1, np.float16))
+        for first, last in (*missing.whole, *missing.clips)
+    ]
+    if missing.whole:
+        timeline.replace_whole_clips(tuple(clips[: len(missing.whole)]))
+    for clip in clips[len(missing.whole) :]:
+        timeline.add_clip(clip, whole=False)
+
+
+def _index(timeline: Timeline, need: Need, spec: ModelSpec) -> Missing:
+    missing = find_missing(_INFO, timeline, need, spec)
+    _encode(timeline, missing, spec)
+    timeline.fps = max(timeline.fps, need.fps)
+    timeline.listened |= need.fps > 0 and need.audio
+    return missing
+
+
+def test_question_about_the_whole_clip_needs_what_the_rule_says(vicuna_spec: ModelSpec) -> None:
+    timeline = _timeline(vicuna_spec)
+    missing = find_missing(_INFO, timeline, Need(), vicuna_spec)
+    assert vicuna_spec.audio
+    assert missing.frames == frame_indices(vicuna_spec.video.num_frames, _LENGTH)
+    assert missing.whole == clip_bounds(59 * vicuna_spec.audio.sample_rate, vicuna_spec.audio)
+    assert missing.clips == []
+
+
+def test_index_needs_the_pictures_of_its_grid_and_all_of_the_sound(vicuna_spec: ModelSpec) -> None:
+    missing = find_missing(_INFO, _timeline(vicuna_spec), Need(fps=1.0), vicuna_spec)
+    assert set(range(0, _LENGTH, _RATE)) < set(missing.frames)
+    assert len(missing.frames) <= _SECONDS + vicuna_spec.video.num_frames
+    covered = np.zeros(59 * 16000, bool)
+    for first, last in missing.clips:
+        covered[first:last] = True
+    assert covered.all()
+
+
+@pytest.mark.parametrize(
+    "needs",
+    [
+        (Need(), Need()),
+        (Need(fps=1.0), Need(), Need(fps=0.5)),
+        (Need(), Need(fps=1.0), Need(fps=1.0)),
+        (Need(span=Span(3.0, 4.0)), Need(span=Span(3.0, 4.0))),
+        (Need(fps=1.0, audio=False), Need(fps=1.0), Need(fps=1.0, audio=False)),
+        (Need(fps=1.0), Need(span=Span(10.0, 50.0)), Need(span=Span.last(20.0))),
+    ],
+)
+def test_nothing_is_encoded_twice(vicuna_spec: ModelSpec, needs: tuple[Need, ...]) -> None:
+    timeline = _timeline(vicuna_spec)
+    seen: set[tuple[str, object]] = set()
+    for need in needs:
+        missing = _index(timeline, need, vicuna_spec)
+        new = {("frame", index) for index in missing.frames} | {("clip", bounds) for bounds in missing.clips}
+        new |= {("whole", bounds) for bounds in missing.whole}
+        assert len(new) == len(missing)
+        assert not new & seen
+        seen |= new
+    assert len(missing) == 0
+    assert is_covered(timeline, needs[-1], vicuna_spec) or needs[-1].span == Span(3.0, 4.0)
+
+
+def test_question_about_a_span_sees_what_it_would_of_a_fully_encoded_clip(vicuna_spec: ModelSpec) -> None:
+    every = Missing(list(range(_LENGTH)), [], [])
+    full = _timeline(vicuna_spec)
+    _encode(full, every, vicuna_spec)
+    timeline = _timeline(vicuna_spec)
+    for span in (Span(3.0, 4.0), Span(0.0, 60.0), Span.last(7.0), Span(2.03, 2.31), Span(59.95, 60.0)):
+        missing = _index(timeline, Need(span=span), vicuna_spec)
+        assert len(missing.frames) <= 2 * vicuna_spec.video.num_frames
+        chosen, wanted = (
+            [frame.index for frame in each.choose_frames(vicuna_spec.video.num_frames, span)]
+            for each in (timeline, full)
+        )
+        assert chosen == wanted, span
+        starts = [clip.start for clip in timeline.choose_clips(8, 2.0, span)]
+        cut = span.within(_SECONDS)
+        room = max(cut.end - cut.start - 2.0, 0.0)
+        latest = _INFO.sound_start + 57.0
+        rule = [min(max(cut.start + room * i / 8, _INFO.sound_start), latest) for i in range(8)]
+        np.testing.assert_allclose(starts, rule, atol=1e-4)
+
+
+def test_span_of_an_indexed_clip_needs_nothing_unless_it_is_short(vicuna_spec: ModelSpec) -> None:
+    timeline = _timeline(vicuna_spec)
+    _index(timeline, Need(fps=1.0), vicuna_spec)
+    assert is_covered(timeline, Need(span=Span(10.0, 18.0)), vicuna_spec)
+    assert not is_covered(timeline, Need(span=Span(10.0, 17.0)), vicuna_spec)
+    missing = find_missing(_INFO, timeline, Need(span=Span(10.0, 12.0)), vicuna_spec)
+    assert missing.frames
+    assert missing.clips == []
+
+
+def test_without_sound_none_is_encoded_and_none_is_taken_for_encoded(vicuna_spec: ModelSpec) -> None:
+    timeline = _timeline(vicuna_spec)
+    timeline.samples = None
+    quiet = Need(fps=1.0, audio=False)
+    missing = find_missing(_INFO, timeline, quiet, vicuna_spec)  # and does not open the file to count
+    assert (missing.whole, missing.clips, timeline.samples) == ([], [], None)
+    _index(timeline, quiet, vicuna_spec)
+    assert is_covered(timeline, quiet, vicuna_spec)
+    assert not is_covered(timeline, Need(), vicuna_spec)
+    assert not is_covered(timeline, Need(fps=1.0), vicuna_spec)
+
+
+def test_sound_shorter_than_a_stretch_is_taken_whole(vicuna_spec: ModelSpec) -> None:
+    timeline = _timeline(vicuna_spec)
+    timeline.samples = 8000
+    missing = find_missing(_INFO, timeline, Need(fps=1.0), vicuna_spec)
+    assert missing.whole == [(0, 8000)] * 8
+    assert missing.clips == [(0, 8000)]
+
+
+def test_picture_needs_itself(vicuna_spec: ModelSpec) -> None:
+    info = MediaInfo(Path("picture.png"), "image", np.zeros(1), 0.0, 0.0, False)
+    timeline = Timeline("m", "c", "image", 1, 0.0, 0.0, sound=False)
+    assert find_missing(info, timeline, Need(fps=1.0), vicuna_spec).frames == [0]

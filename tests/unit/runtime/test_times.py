@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vllama.runtime.errors import SpecError
+from vllama.runtime.times import clock, make_span, parse_seconds, parse_span
+from vllama.runtime.types import Span
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("62", 62), ("1:02", 62), ("1:02.5", 62.5), ("1:02:03", 3723), ("30s", 30), ("1m30s", 90), ("2min", 120),
+     ("1h", 3600), (" 1m 30s ", 90), ("0.5", 0.5), ("12:03", 723)],
+)  # fmt: skip
+def test_times_are_read_as_people_write_them(text: str, seconds: float) -> None:
+    assert parse_seconds(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "soon", "1:2:3:4", "-5", "1:", ":30", "5x", "1:75x"])
+def test_what_is_no_time_is_refused_with_the_forms_that_are(text: str) -> None:
+    with pytest.raises(SpecError, match="1m30s"):
+        parse_seconds(text)
+
+
+def test_spans_are_read_as_people_write_them() -> None:
+    assert parse_span("1:02-1:40") == Span(62, 100)
+    assert parse_span("10-") == Span(10, float("inf"))
+    assert parse_span("last 30s") == Span.last(30) == make_span(last="30s")
+    assert parse_span("all") == Span.whole()
+    assert make_span() == Span.whole()
+    assert make_span(end="5") == Span(0, 5)
+
+
+@pytest.mark.parametrize("text", ["5", "", "9-3", "3-3", "last", "last 0s"])
+def test_spans_that_are_none_are_refused(text: str) -> None:
+    with pytest.raises(SpecError):
+        parse_span(text)
+    with pytest.raises(SpecError, match="--last"):
+        make_span("1", None, "2")
+
+
+@given(st.integers(0, 10**6))
+def test_a_written_time_is_read_as_itself(tenths: int) -> None:
+    assert round(parse_seconds(clock(tenths / 10)) * 10) == tenths
