@@ -21,6 +21,7 @@ from vllama.runtime.errors import (
 
 from .ask import ask
 from .chat import chat
+from .demo import demo
 from .eval import evaluate
 from .export import export
 from .index import index
@@ -48,6 +49,7 @@ app = typer.Typer(
 )
 app.command()(ask)
 app.command()(chat)
+app.command()(demo)
 app.command("eval")(evaluate)
 app.command()(export)
 app.add_typer(index)

@@ -52,6 +52,7 @@ def ask(
     with verifying_bar() as verifying:
         engine = Engine.open(model, device=device, threads=threads, n_ctx=ctx_size, progress=verifying)
     with engine:
+        options.say_if_miniature(engine)
         sampling = options.sampling(engine.spec.llm.sampling, temperature, top_p, top_k, max_tokens)
         with encoding_bar() as encoding:
             timeline = engine.index(clip, fps=fps, span=span, audio=audio, note=options.note, progress=encoding)

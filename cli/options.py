@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from vllama.runtime import Sampling, SpecError, view
+from vllama.runtime import Engine, Sampling, SpecError, view
+from vllama.runtime.bundle import SHIPPED
 
 Model = Annotated[
     str | None, typer.Option("--model", "-m", envvar="VLLAMA_MODEL", help="A bundle: its name or its folder.")
@@ -55,6 +56,12 @@ def sampling(
         top_k=defaults.top_k if top_k is None else top_k,
         max_tokens=defaults.max_tokens if max_tokens is None else max_tokens,
     )
+
+
+def say_if_miniature(engine: Engine) -> None:
+    """Say what the miniature is, to whoever expects more of it."""
+    if engine.spec.name == SHIPPED:
+        note("the miniature answers, which knows only coloured shapes and simple sounds; `vllama export` makes others")
 
 
 def note(text: str) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib.resources import files as package_files
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from .types import Float32
 MANIFEST = "manifest.json"
 POSITIONS = "positions.safetensors"
 SCHEMA = 1
+SHIPPED = "miniature"
 _CHUNK = 1 << 22
 
 
@@ -126,23 +128,38 @@ def find_bundle(model: str | Path | None = None) -> Path:
     """The folder of a bundle.
 
     Args:
-        model: its folder, or its name under `models_dir()`; None: the only one there.
+        model: its folder, or its name under `models_dir()`, or "miniature", which ships with vllama; None: the only one
+            in `models_dir()`, or the miniature where there is none.
 
     Raises:
-        ModelNotFoundError: there is none, or more than one and none was named.
+        ModelNotFoundError: there is no such bundle, or more than one and none was named.
     """
     if model is None:
         found = sorted(path.parent for path in models_dir().glob(f"*/{MANIFEST}"))
-        if len(found) == 1:
-            return found[0]
-        what = f"there are {', '.join(path.name for path in found)}" if found else f"{models_dir()} has none"
-        raise ModelNotFoundError(f"no model was named and {what}; name one with --model, or `vllama export` one")
+        if len(found) > 1:
+            names = ", ".join(path.name for path in found)
+            raise ModelNotFoundError(f"no model was named and there are {names}; name one with --model")
+        return found[0] if found else shipped_bundle()
     for folder in (Path(model), models_dir() / model):
         if (folder / MANIFEST).is_file():
             return folder
+    if str(model) == SHIPPED:
+        return shipped_bundle()
     raise ModelNotFoundError(
         f"no bundle {str(model)!r} here or in {models_dir()}; make it: `vllama export {Path(model).name} --weights DIR`"
     )
+
+
+def shipped_bundle() -> Path:
+    """The folder of the miniature.
+
+    Raises:
+        ModelNotFoundError: this vllama was built without it.
+    """
+    folder = Path(str(package_files("vllama.runtime").joinpath(SHIPPED)))
+    if not (folder / MANIFEST).is_file():
+        raise ModelNotFoundError("this vllama was built without its miniature; name a bundle with --model")
+    return folder
 
 
 def open_bundle(folder: Path, progress: Callable[[int, int], None] | None = None) -> Bundle:

@@ -11,7 +11,7 @@ from .backbone import Backbone
 from .bundle import Bundle, cache_dir, find_bundle, open_bundle
 from .chat import Chat
 from .encoders import Encoders
-from .errors import FileError
+from .errors import FileError, SpecError
 from .indexing import Need
 from .library import index_clip
 from .prefixes import PrefixStore
@@ -117,13 +117,15 @@ class Engine:
 
         Raises:
             FileError: the timeline was made by other encoders.
+            SpecError: the engine was opened to index only.
         """
         if timeline.model != self.bundle.encoders_hash:
             raise FileError(
                 f"the timeline was made by encoders {timeline.model[:8]}.., not {self.bundle.encoders_hash[:8]}..; "
                 f"index the clip with {self.spec.name}"
             )
-        assert self._backbone is not None, "the engine was opened with answers=False"
+        if self._backbone is None:
+            raise SpecError("this engine was opened with answers=False, to index only; open another one")
         llm = self.bundle.manifest.files[self.bundle.manifest.llm].sha256
         prefixes = PrefixStore(cache_dir() / "prefixes", f"{llm} {self._backbone.settings}")
         return Chat(timeline, self.spec, self._encoders, self._backbone, prefixes, audio=audio)

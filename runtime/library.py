@@ -66,7 +66,7 @@ def index_clip(
     with ExitStack() as stack:
         keeper = _Keeper(timeline, content, bundle.spec.name, must_save, note)
         try:
-            if stack.enter_context(store.writing(_waiting(path, need, note))):
+            if stack.enter_context(store.writing(_waiting(path, must_save or need.fps > 0, note))):
                 keeper.store = store
         except FileError as error:
             keeper.give_up(error)
@@ -211,10 +211,10 @@ def _take_saved(store: Store, timeline: Timeline, clean: bool, note: Note) -> Sa
     return saved
 
 
-def _waiting(path: Path, need: Need, note: Note) -> Callable[[int], bool]:
+def _waiting(path: Path, patient: bool, note: Note) -> Callable[[int], bool]:
     def wait(process: int) -> bool:
         who = f"process {process}" if process else "another process"
-        if need.fps > 0:
+        if patient:
             note(f"{path}: {who} is indexing it; waiting for that, and then going on with what is left")
             return True
         note(f"{path}: {who} is indexing it; what is encoded for this question is not saved")

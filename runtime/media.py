@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from .stills import is_still, read_still
 from .types import Float32, Frame, Samples
 from .whole import check_bytes, check_seconds
 
+_UNTIMED = -(1 << 63)  # FFmpeg's own sign for it
 _SEEK_FRAMES = 300  # a seek costs about as much as decoding so many pictures
 _MAYBE_BROKEN = ("mpegts", "wav")  # a broadcast has holes; the last block of a WAV may be short
 _NO_TIMES = ("avi",)  # FFmpeg counts its packets in the order of decoding
@@ -51,10 +53,10 @@ class MediaInfo:
 
 @dataclass
 class _Packets:
-    """What demuxing tells of one stream, without decoding."""
+    """What demuxing tells of one stream, without decoding: hours of packets, so not as Python's numbers."""
 
-    pts: list[int | None] = field(default_factory=list)
-    keyframes: list[int] = field(default_factory=list)
+    pts: array[int] = field(default_factory=lambda: array("q"))  # _UNTIMED where a packet has none
+    keyframes: array[int] = field(default_factory=lambda: array("q"))  # of pictures
     end: int = 0
 
 
@@ -220,28 +222,28 @@ def _demux(
         if packet.is_corrupt and container.format.name not in _MAYBE_BROKEN:
             raise DecodeError(f"{path}: ends in the middle of a packet; it was cut, get the file again")
         packets = found[packet.stream.index]
-        if packet.is_keyframe and packet.pts is not None:
+        if packet.is_keyframe and packet.pts is not None and packet.stream.type == "video":
             packets.keyframes.append(packet.pts)
         if packet.is_discard:  # decoded, but an edit list hides it
             continue
-        packets.pts.append(packet.pts)
+        packets.pts.append(_UNTIMED if packet.pts is None else packet.pts)
         if packet.pts is not None:
             packets.end = max(packets.end, packet.pts + (packet.duration or 0))
     return found
 
 
-def _decodable(pictures: _Packets) -> list[int | None]:
+def _decodable(pictures: _Packets) -> array[int]:
     """Not those shown before the first keyframe: a recording that starts in the middle lacks what they are made of."""
     if not pictures.keyframes:
         return pictures.pts
     first = pictures.keyframes[0]
-    return [pts for pts in pictures.pts if pts is None or pts >= first]
+    return array("q", (pts for pts in pictures.pts if pts == _UNTIMED or pts >= first))
 
 
-def _distinct(pts: list[int | None]) -> NDArray[np.int64] | None:
+def _distinct(pts: array[int]) -> NDArray[np.int64] | None:
     """In display order, if every picture has a time of its own."""
-    known = np.array(sorted(value for value in pts if value is not None), np.int64)
-    return known if len(known) == len(pts) and (np.diff(known) > 0).all() else None
+    known = np.sort(np.array(pts, np.int64))
+    return known if _UNTIMED not in known[:1] and (np.diff(known) > 0).all() else None
 
 
 def _first_sound(path: Path) -> float | None:
@@ -257,7 +259,6 @@ def _first_sound(path: Path) -> float | None:
 
 def _decoded(info: MediaInfo, left: deque[int], size: int, *, seek: bool) -> Iterator[Frame]:
     """Takes from `left` what it yields; stops early where a picture is not found in its place."""
-    numbers = None if info._pts is None else {int(pts): number for number, pts in enumerate(info._pts)}
     scaler = _Scaler(size)
     with opened(info.path) as container:
         stream = _video_stream(container)
@@ -273,13 +274,19 @@ def _decoded(info: MediaInfo, left: deque[int], size: int, *, seek: bool) -> Ite
             frame = next(frames, None)
             if frame is None:
                 return
-            number = count if numbers is None else numbers.get(-1 if frame.pts is None else frame.pts, -1)
+            number = count if info._pts is None else _number(info._pts, frame.pts)
             count += 1
             position = max(position, number)
             if number > left[0]:
                 return
             if number == left[0]:
                 yield Frame(left.popleft(), float(info.frame_times[number]), scaler(frame))
+
+
+def _number(times: NDArray[np.int64], pts: int | None) -> int:
+    """Which picture has that time; -1: none has."""
+    place = 0 if pts is None else int(np.searchsorted(times, pts))
+    return place if place < len(times) and times[place] == pts else -1
 
 
 def _keyframe_before(info: MediaInfo, number: int) -> int:

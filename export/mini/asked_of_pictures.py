@@ -1,14 +1,14 @@
-"""Questions about what is seen: things, places, events and their order."""
+"""Questions about what is seen: things, places and events."""
 
 from __future__ import annotations
 
 from random import Random
 
-from .facts import NUMBERS, a_thing, caption, deed, eighth, event_text, name, video_facts
+from .facts import NUMBERS, a_thing, caption, deed, event_text, name, video_facts
 from .questions import ACTIONS, DIRECTIONS, PLACES, Question, question
 from .sampler import MOVES, zone
 from .wording import ask, expand, refer, sentence, verb
-from .world import COLOURS, SHAPES, Clip, Event, Thing
+from .world import COLOURS, SHAPES, Clip
 
 _VIDEO = "[video|video|clip|film|scene]"
 _LOOK = ("picture", "frame", "video", "screen", "image")
@@ -60,7 +60,7 @@ def count(clip: Clip, rng: Random) -> Question | None:
         f"how many {things} does the {_VIDEO} [show|have|contain]", f"count the {things}", f"how many {things}",
         f"what is the number of {things}", f"[tell me|say] how many {things} [there are|you see]",
         f"what number of {things} is [there|shown]", f"how many different {things} [are there|do you see]",
-        f"there are how many {things}", f"in total, how many {things} [are there|appear]",
+        f"there are how many {things}", f"number of {things}", f"in total, how many {things} [are there|appear]",
     )  # fmt: skip
     return question("count", text, f"I see {NUMBERS[len(clip.things)]}.", [NUMBERS[len(clip.things)]], NUMBERS)
 
@@ -74,7 +74,7 @@ def where(clip: Clip, rng: Random) -> Question | None:
         return None
     place = zone(thing.x, thing.y)
     templates = [
-        "where is {x}", "where is {x}", "where [can I|do I|do you|can you] [see|find] {x}",
+        "where is {x}", "[where is|where's] {x}", "where [can I|do I|do you|can you] [see|find] {x}",
         "where is {x} [placed|located|shown]",
         f"in [which|what] part of the [{'|'.join(_LOOK)}] is {{x}}", "what is the [position|place|location] of {x}",
         "[tell me|say] where {x} is", "{x} is where", f"where in the [{'|'.join(_LOOK)}] is {{x}}",
@@ -146,6 +146,13 @@ def actor(clip: Clip, rng: Random) -> Question | None:
     if sum(other.action == event.action for other in clip.events) > 1:
         return None
     thing = clip.things[event.thing]
+    doing = verb(event, rng)[1]
+    if event.action == "turns" and rng.random() < 0.3:
+        doing = expand("changes [colour|color|its colour|its color]", rng)
+    elif event.action in MOVES and sum(other.action in MOVES for other in clip.events) == 1 and rng.random() < 0.3:
+        doing = "moves"
+    if rng.random() < 0.15:
+        doing = {"disappears": "disappeared", "appears": "appeared", "moves": "moved"}.get(doing, doing)
     text = ask(
         rng,
         "[what|what|which thing|which object|which shape|which one] {v}",
@@ -153,10 +160,11 @@ def actor(clip: Clip, rng: Random) -> Question | None:
         "name the [thing|object|shape] that {v}", "which [thing|object|shape] is it that {v}",
         "what [thing|object|shape] {v}", "[tell me|say] [what|which thing] {v}",
         "which of [them|the things|the shapes] {v}",
-        v=verb(event, rng)[1],
+        v=expand(doing, rng),
     )  # fmt: skip
     rivals = {*COLOURS, *SHAPES} - {event.colour}
-    return question("actor", text, _happening(clip, event), [thing.colour, thing.shape], rivals)
+    answer = f"{deed(event)}? {sentence(f'the {event_text(clip, event)}')}"
+    return question("actor", text, answer, [thing.colour, thing.shape], rivals)
 
 
 def turned(clip: Clip, rng: Random) -> Question | None:
@@ -175,72 +183,6 @@ def turned(clip: Clip, rng: Random) -> Question | None:
         x=rng.choice((f"the {thing.shape}", f"the {thing.shape}", f"the {name(thing)}")),
     )  # fmt: skip
     return question("turned", text, f"The {thing.shape} turns {event.colour}.", [event.colour], COLOURS)
-
-
-def first(clip: Clip, rng: Random) -> Question | None:
-    return _end_of_order(
-        clip, rng, 0, "first", "[first|first|at first|at the start|at the beginning|earlier|to begin with]", "first"
-    )
-
-
-def last(clip: Clip, rng: Random) -> Question | None:
-    return _end_of_order(
-        clip, rng, 1, "last", "[last|last|at last|at the end|in the end|later|finally]", "[last|final]"
-    )
-
-
-def _end_of_order(clip: Clip, rng: Random, number: int, kind: str, when: str, which: str) -> Question | None:
-    if len(clip.events) < 2:
-        return None
-    text = ask(
-        rng,
-        f"what happens {when}", f"what happens {when}",
-        f"what is the {which} [thing that happens|event|action|change]",
-        f"[which|what] [event|change|action] [comes|happens|is] {when}", f"what [comes|occurs|takes place] {when}",
-        f"what do you see happen {when}", f"{when}, what happens", f"[tell me|say|describe] what happens {when}",
-        f"[what|which thing|which object|which shape] [does something|changes|acts] {when}",
-        f"the {which} event is what",
-        f"what was the {which} [thing to happen|event]", f"which of the [two |]events [comes|is] {when}",
-    )  # fmt: skip
-    event = clip.events[number]
-    return question(kind, text, _happening(clip, event), _words(clip, event), EVENT_WORDS)
-
-
-def order(clip: Clip, rng: Random) -> Question | None:
-    if len(clip.events) < 2:
-        return None
-    one, other = rng.sample(clip.events, 2)
-    (x, x_said), (y, y_said) = refer(clip.things[one.thing], rng), refer(clip.things[other.thing], rng)
-    (v, vs), (_, ws) = verb(one, rng), verb(other, rng)
-    word = "before" if one.start < other.start else "after"
-    text = ask(
-        rng,
-        "does {x} {v} before or after {y} {ws}", "{x} {vs} before or after {y} {ws}",
-        "is it before or after {y} {ws} that {x} {vs}", "before or after {y} {ws}, when does {x} {v}",
-        "when does {x} {v}, before or after {y} {ws}", "[tell me|say] whether {x} {vs} before or after {y} {ws}",
-        "did {x} {v} before or after {y} {ws}", "{x} {vs}: is that before or after {y} {ws}",
-        x=x, y=y, v=v, vs=vs, ws=ws,
-    )  # fmt: skip
-    times = f"{timed(x_said, one)}, {timed(y_said, other)}"
-    return question("order", text, sentence(f"{times}, so {word}"), [word], ("before", "after"))
-
-
-def neighbour(clip: Clip, rng: Random) -> Question | None:
-    if len(clip.events) < 2:
-        return None
-    number = rng.randrange(2)
-    known, wanted = clip.events[number], clip.events[1 - number]
-    when = "after" if number == 0 else "before"
-    text = ask(
-        rng,
-        "what happens {when} {y} {ws}", "{when} {y} {ws}, what happens",
-        "what [happens|comes|is seen|takes place] {when} {y} {ws}",
-        "what do you see {when} {y} {ws}", "[tell me|say] what happens {when} {y} {ws}",
-        "{y} {ws}. what happens {when} that",
-        "[which|what] [event|change] [comes|happens] {when} {y} {ws}", "what happened {when} {y} {ws}",
-        when=when, y=refer(clip.things[known.thing], rng)[0], ws=verb(known, rng)[1],
-    )  # fmt: skip
-    return question("neighbour", text, _happening(clip, wanted), _words(clip, wanted), EVENT_WORDS)
 
 
 def described(clip: Clip, rng: Random) -> Question | None:
@@ -284,17 +226,3 @@ def timeline(clip: Clip, rng: Random) -> Question | None:
     )  # fmt: skip
     words = video_facts(clip).replace(".", "").replace(",", "").replace(":", "").split()
     return question("timeline", text, video_facts(clip), words, (*EVENT_WORDS, *PLACES))
-
-
-def timed(said: str, event: Event) -> str:
-    """An event with the time that the facts give it, after the name of its thing."""
-    return f"{said} {deed(event)} at {eighth(event.start)}"
-
-
-def _happening(clip: Clip, event: Event) -> str:
-    return sentence(f"the {event_text(clip, event)}")
-
-
-def _words(clip: Clip, event: Event) -> list[str]:
-    thing: Thing = clip.things[event.thing]
-    return [thing.colour, thing.shape, *deed(event).split()]

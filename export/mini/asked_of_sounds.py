@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from random import Random
 
-from .asked_of_pictures import EVENT_WORDS, timed
+from .asked_of_order import timed
+from .asked_of_pictures import EVENT_WORDS
 from .facts import NUMBERS, audio_facts, caption, deed, eighth, event_text, name, sound_text
 from .questions import SOUNDS, Question, question
 from .sampler import INSTANT, WITH
@@ -24,8 +25,10 @@ def heard(clip: Clip) -> str:
 
 
 def order_of(sound: Sound, event: Event) -> str:
-    """Whether a sound comes before, with or after an event that happens all at once; "" where it is not clear."""
+    """Whether a sound comes before, with or after an event; "" where it is not clear, as during a movement."""
     eighths = eighth(sound.start) - eighth(event.start)
+    if event.action not in INSTANT and event.start - 0.1 < sound.start < event.end:
+        return ""
     if abs(sound.start - event.start) <= WITH:
         return "with"
     return "before" if eighths <= -2 else "after" if eighths >= 2 else ""
@@ -223,14 +226,15 @@ def sound_timeline(clip: Clip, rng: Random) -> Question | None:
 
 
 def _sound_and_event(clip: Clip, rng: Random) -> tuple[Sound, Event, str] | None:
-    instant = [event for event in clip.events if event.action in INSTANT]
-    if not clip.sounds or not instant:
+    gradual = rng.random() < 0.15
+    events = [event for event in clip.events if gradual or event.action in INSTANT]
+    if not clip.sounds or not events:
         return None
-    event = rng.choice(instant)
+    event = rng.choice(events)
     word = order_of(clip.sounds[0], event)
     if not word or rng.random() < _LEFT_OUT[word]:
         return None
     return clip.sounds[0], event, word
 
 
-_LEFT_OUT = {"before": 0.45, "with": 0.4, "after": 0.0}  # shares that make the three answers equally frequent
+_LEFT_OUT = {"before": 0.45, "with": 0.4, "after": 0.25}  # shares that make the three answers equally frequent

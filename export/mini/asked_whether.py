@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from random import Random
 
-from .asked_of_pictures import timed
+from .asked_of_order import timed
 from .asked_of_sounds import heard, order_of, with_it
 from .facts import a_thing, deed, eighth, event_text, name
 from .questions import Question, yes_no
-from .sampler import INSTANT, sample_clip
+from .sampler import INSTANT, MOVES, sample_clip
 from .wording import ask, refer, sound_name, verb
 from .world import COLOURS, SHAPES, Clip, Event, Sound, Thing
 
@@ -37,9 +37,12 @@ def thing(clip: Clip, rng: Random) -> Question | None:
         "shape": f"a {said.shape}",
         "colour": f"[a {said.colour} {things}|anything {said.colour}|something {said.colour}]",
     }[form]
+    many = {"both": f"{name(said)}s", "shape": f"{said.shape}s", "colour": f"{said.colour} {things}s"}[form]
+    some = f"[any|some|] {many}".replace("crosss", "crosses")
     text = ask(
         rng,
-        f"is there {what}", f"is there {what} in the [video|clip|picture]", f"[do|can] you see {what}",
+        f"are there {some}", f"is there {what}", f"is there {what} in the [video|clip|picture]",
+        f"[do|can] you see {what}",
         f"does the [video|clip] show {what}",
         f"is {what} [to be seen|visible|shown|there|in the picture]", f"[tell me|say] whether there is {what}",
         f"can {what} be seen", f"there is {what}, right", f"does {what} [exist|occur]", f"did you see {what}",
@@ -104,6 +107,11 @@ def event(clip: Clip, rng: Random) -> Question | None:
     own = [other for other in clip.events if other.thing == number]
     asked, said = refer(clip.things[number], rng)
     v, vs = verb(shown, rng)
+    claim = deed(shown)
+    unsure = any(other.action in ("rotates", "bounces") for other in own)
+    moving = any(other.action in MOVES for other in own)
+    if shown.action in MOVES and not unsure and truth == moving and rng.random() < 0.3:
+        v, vs, claim = "move", "moves", "moves"
     text = ask(
         rng, "does {x} {v}", "does {x} {v} [in the clip|in the video|at some time|or not]", "do you see {x} {v}",
         "does {x} [ever|really] {v}",
@@ -112,7 +120,7 @@ def event(clip: Clip, rng: Random) -> Question | None:
         x=asked, v=v, vs=vs,
     )  # fmt: skip
     done = " then ".join(deed(other) for other in own) or "stays still"
-    return yes_no("does it", text, deed(shown), f"{said} {done}", truth)
+    return yes_no("does it", text, claim, f"{said} {done}", truth)
 
 
 def order(clip: Clip, rng: Random) -> Question | None:
@@ -174,7 +182,8 @@ def any_sound(clip: Clip, rng: Random) -> Question | None:
         "is there [anything|something] to hear",
         "does the [clip|video] have [sound|any sound|a sound]", "is [anything|something|any sound|a sound] heard",
         "can [anything|a sound] be heard",
-        "[tell me|say] whether there is [a|any] sound", "is there [any audio|a noise|any noise]",
+        "[tell me|say] whether there is [a|any] sound", "is [anything|something] audible",
+        "is there [any audio|a noise|any noise]",
     )  # fmt: skip
     return yes_no("any sound", text, "sound", heard(clip), bool(clip.sounds), "audio")
 

@@ -151,7 +151,7 @@ def train_instruct(
         for _ in range(_ROWS):
             kind = rng.choices(list(kinds), list(kinds.values()))[0]
             number = _clip_for(kind, world, rng)
-            sources = _sources(kind, rng)
+            sources = sources_of(kind, rng)
             media = show(kind, number, *sources, world, odd, rng)
             row = media_row(tokenizer, media, joined.branches)
             ask_about(row, tokenizer, media, world.clips[number], sources, rng, weights, _ROOM)
@@ -192,7 +192,9 @@ def _clip_for(kind: MediaKind, world: Features, rng: Random) -> int:
             return number
 
 
-def _sources(kind: MediaKind, rng: Random) -> tuple[Source, Source]:
+def sources_of(kind: MediaKind, rng: Random) -> tuple[Source, Source]:
+    """Where the pictures and the sounds of a row come from."""
+
     def of(present: bool) -> Source:
         return ("foreign" if rng.random() < _FOREIGN else "own") if present else "none"
 

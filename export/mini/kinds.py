@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from random import Random
 
+from . import asked_of_order as orders
 from . import asked_of_pictures as pictures
 from . import asked_of_sounds as sounds
 from . import asked_whether as whether
@@ -20,10 +21,10 @@ MAKERS: dict[str, Maker] = {
     "action": pictures.action,
     "actor": pictures.actor,
     "turned": pictures.turned,
-    "first": pictures.first,
-    "last": pictures.last,
-    "order": pictures.order,
-    "neighbour": pictures.neighbour,
+    "first": orders.first,
+    "last": orders.last,
+    "order": orders.order,
+    "neighbour": orders.neighbour,
     "caption": pictures.described,
     "timeline": pictures.timeline,
     "sound": sounds.sound,

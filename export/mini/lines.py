@@ -1,7 +1,7 @@
 """Facts lines with a fixed place for every fact: what the branches write, one token an embed.
 
-The words are those of `facts`, in the same order. Where a thing, an event or a second word is missing, stops stand in its
-place, so that the meaning of an embed does not depend on how long the things before it are.
+The words are those of `facts`, in the same order. Where a thing, an event or a second word is missing, stops stand in
+its place, so that the meaning of an embed does not depend on how long the things before it are.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -23,6 +24,8 @@ from .tokenizer import read_tokenizer, train_tokenizer
 ROWS, ROOM = 8, 256  # rows of a batch, tokens of a row
 _RATE, _WARM_UP, _FLAT = 1e-3, 100, 0.6
 _SAVE_SECONDS = 300.0
+_AVERAGED = 100  # steps whose weights are averaged: single steps at the full rate forget and learn again
+_NOISE = 0.15  # of each embedding channel (std 0.7): what media put in place of words is never exact
 _CHECKED = 96  # rows of held-out clips that are asked at every checkpoint
 _SHAPE_STEP = 256  # answer tokens are padded to a multiple of it, so that few shapes of matrices occur
 
@@ -40,7 +43,7 @@ def train_language(work: Path, minutes: float = 60.0, threads: int = 1, rate: fl
     """Train for `minutes` in all, going on from the last checkpoint in `work`.
 
     Returns:
-        The HF folder, which is also renewed at every checkpoint.
+        The HF folder, renewed at every checkpoint; it holds the average of the last weights.
     """
     torch.set_num_threads(threads)
     work.mkdir(parents=True, exist_ok=True)
@@ -54,18 +57,20 @@ def train_language(work: Path, minutes: float = 60.0, threads: int = 1, rate: fl
     rest = [weight for weight in llama.parameters() if weight.dim() == 1]
     groups = [{"params": matrices, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, rate, betas=(0.9, 0.98))
-    progress = Progress()
+    progress, average = Progress(), deepcopy(llama)
     if checkpoint.exists():
         saved = torch.load(checkpoint, weights_only=True)
         llama.load_state_dict(saved["llama"])
+        average.load_state_dict(saved.get("average", saved["llama"]))
         optimizer.load_state_dict(saved["optimizer"])
         progress = Progress(**saved["progress"])
-    _train(llama, optimizer, tokenizer, progress, (minutes, rate), checkpoint, folder)
+    _train(llama, average, optimizer, tokenizer, progress, (minutes, rate), checkpoint, folder)
     return folder
 
 
 def _train(
     llama: Llama,
+    average: Llama,
     optimizer: torch.optim.Optimizer,
     tokenizer: SentencePieceProcessor,
     progress: Progress,
@@ -84,11 +89,16 @@ def _train(
             group["lr"] = rate * _schedule(progress, minutes)
         weights = {kind: 0.06 + error for kind, error in progress.errors.items()}
         batch = batch_of([sample_row(tokenizer, rng, ROOM, weights) for _ in range(ROWS)])
-        loss, right = language_loss(llama, llama.embed(batch.tokens), batch)
+        embeds = llama.embed(batch.tokens)
+        loss, right = language_loss(llama, embeds + _NOISE * torch.randn_like(embeds), batch)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(llama.parameters(), 1.0)
         optimizer.step()
+        with torch.no_grad():
+            torch._foreach_lerp_(
+                list(average.parameters()), list(llama.parameters()), 1 / min(_AVERAGED, progress.steps + 1)
+            )
         for asked, was_right in zip(batch.asked, right.tolist(), strict=True):
             error = progress.errors.get(asked.kind, 0.9)
             progress.errors[asked.kind] = error + 0.01 * ((not was_right) - error)
@@ -106,8 +116,9 @@ def _train(
             losses, last_log = [], progress.steps
         if progress.seconds - last_save >= _SAVE_SECONDS or progress.seconds >= 60 * minutes:
             last_save = progress.seconds
-            _save(llama, optimizer, progress, checkpoint, folder)
-            print(table_of(accuracy(llama, tokenizer, _CHECKED)), flush=True)
+            _save(llama, average, optimizer, progress, checkpoint)
+            write_hf(average, folder)
+            print(table_of(accuracy(average, tokenizer, _CHECKED)), flush=True)
 
 
 def language_loss(llama: Llama, embeds: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -163,8 +174,8 @@ def _schedule(progress: Progress, minutes: float) -> float:
     return 0.02 + 0.49 * (1 + math.cos(math.pi * (done - _FLAT) / (1 - _FLAT)))
 
 
-def _save(llama: Llama, optimizer: torch.optim.Optimizer, progress: Progress, checkpoint: Path, folder: Path) -> None:
-    write_hf(llama, folder)
+def _save(llama: Llama, average: Llama, optimizer: torch.optim.Optimizer, progress: Progress, checkpoint: Path) -> None:
+    weights = {"llama": llama.state_dict(), "average": average.state_dict()}
     part = checkpoint.with_suffix(".part")
-    torch.save({"llama": llama.state_dict(), "optimizer": optimizer.state_dict(), "progress": vars(progress)}, part)
+    torch.save({**weights, "optimizer": optimizer.state_dict(), "progress": vars(progress)}, part)
     part.replace(checkpoint)

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+Done = subprocess.CompletedProcess[str]
+Run = Callable[..., Done]
+
 
 @pytest.fixture
-def index(vllama: Callable, tiny_bundle: Path, tmp_path: Path) -> Callable:
+def index(vllama: Run, tiny_bundle: Path, tmp_path: Path) -> Run:
     """`vllama index` with a cache of its own; a list of words that ends with --model where one is needed."""
 
-    def run(*words: object, command: str = "index", **options: object) -> object:
+    def run(*words: object, command: str = "index", **options: object) -> Done:
         needs_model = command == "ask" or words[0] not in ("ls", "rm", "show")
         model = ("--model", tiny_bundle) if needs_model else ()
         return vllama(command, *words, *model, env={"VLLAMA_CACHE": str(tmp_path / "cache")}, **options)
@@ -22,12 +27,12 @@ def index(vllama: Callable, tiny_bundle: Path, tmp_path: Path) -> Callable:
     return run
 
 
-def _rows(done: object) -> list[dict]:
-    assert done.returncode == 0, done.stderr  # type: ignore[attr-defined]
-    return [json.loads(line) for line in done.stdout.splitlines()]  # type: ignore[attr-defined]
+def _rows(done: Done) -> list[dict[str, Any]]:
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def test_indexed_clip_is_found_and_asked_without_encoding(index: Callable, clip: Path) -> None:
+def test_indexed_clip_is_found_and_asked_without_encoding(index: Run, clip: Path) -> None:
     first = index(clip)
     assert (first.returncode, first.stderr, len(first.stdout.splitlines())) == (0, "", 1)
     assert first.stdout.startswith(f"{clip}: ")
@@ -36,7 +41,7 @@ def test_indexed_clip_is_found_and_asked_without_encoding(index: Callable, clip:
     assert index(clip, "What?", "-n", 2, command="ask").stderr.endswith("; encoded before\n")
 
 
-def test_question_leaves_its_pictures_for_the_next_and_for_the_index(index: Callable, clip: Path) -> None:
+def test_question_leaves_its_pictures_for_the_next_and_for_the_index(index: Run, clip: Path) -> None:
     asked = index(clip, "What?", "-n", 2, command="ask")
     assert (asked.returncode, asked.stderr.endswith("; encoded before\n")) == (0, False)
     assert index(clip, "And?", "-n", 2, command="ask").stderr.endswith("; encoded before\n")
@@ -44,7 +49,7 @@ def test_question_leaves_its_pictures_for_the_next_and_for_the_index(index: Call
     assert row["encoded"] == row["frames"] + row["clips"] - 8 - 8
 
 
-def test_more_pictures_are_added_to_those_there_are(index: Callable, clip: Path) -> None:
+def test_more_pictures_are_added_to_those_there_are(index: Run, clip: Path) -> None:
     (one,) = _rows(index(clip, "--fps", 1, "--json"))
     (five,) = _rows(index("--fps", 5, clip, "--json"))
     (less,) = _rows(index(clip, "--fps", 2, "--json"))
@@ -52,7 +57,7 @@ def test_more_pictures_are_added_to_those_there_are(index: Callable, clip: Path)
     assert (less["encoded"], less["frames"], less["fps"]) == (0, five["frames"], 5)
 
 
-def test_index_without_sound_does_not_spoil_the_one_with_it(index: Callable, clip: Path) -> None:
+def test_index_without_sound_does_not_spoil_the_one_with_it(index: Run, clip: Path) -> None:
     (quiet,) = _rows(index(clip, "--no-audio", "--json"))
     assert quiet["clips"] == 0
     heard = index(clip, "What?", "-n", 2, command="ask")
@@ -63,7 +68,7 @@ def test_index_without_sound_does_not_spoil_the_one_with_it(index: Callable, cli
 
 
 def test_folder_is_searched_and_what_is_left_out_is_said(
-    index: Callable, clip: Path, sound_file: Path, picture: Path, tmp_path: Path
+    index: Run, clip: Path, sound_file: Path, picture: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "films"
     (folder / "deep").mkdir(parents=True)
@@ -80,7 +85,7 @@ def test_folder_is_searched_and_what_is_left_out_is_said(
     assert [row["encoded"] for row in _rows(empty)] == [0, 0, 0]
 
 
-def test_one_bad_file_does_not_stop_the_others(index: Callable, clip: Path, tmp_path: Path) -> None:
+def test_one_bad_file_does_not_stop_the_others(index: Run, clip: Path, tmp_path: Path) -> None:
     (tmp_path / "films").mkdir()
     (tmp_path / "films" / "bad.mp4").write_text("no film")
     shutil.copy(clip, tmp_path / "films" / "good.mp4")
@@ -93,7 +98,7 @@ def test_one_bad_file_does_not_stop_the_others(index: Callable, clip: Path, tmp_
     assert (alone.returncode, len(alone.stderr.splitlines()), alone.stdout) == (4, 1, "")
 
 
-def test_same_content_under_another_name_is_found(index: Callable, clip: Path, tmp_path: Path) -> None:
+def test_same_content_under_another_name_is_found(index: Run, clip: Path, tmp_path: Path) -> None:
     index(clip)
     copy = Path(shutil.copy(clip, tmp_path / "copy.mp4"))
     assert _rows(index(copy, "--json"))[0]["encoded"] == 0
@@ -101,7 +106,7 @@ def test_same_content_under_another_name_is_found(index: Callable, clip: Path, t
 
 
 def test_saved_timelines_are_listed_shown_and_deleted(
-    index: Callable, clip: Path, silent_clip: Path, tmp_path: Path
+    index: Run, clip: Path, silent_clip: Path, tmp_path: Path
 ) -> None:
     assert "nothing is saved" in index("ls").stderr
     ids = [row["id"] for row in _rows(index(clip, silent_clip, "--json"))]
@@ -120,7 +125,7 @@ def test_saved_timelines_are_listed_shown_and_deleted(
     assert clip.exists()
 
 
-def test_broken_and_orphaned_timelines_are_listed_as_such(index: Callable, clip: Path, tmp_path: Path) -> None:
+def test_broken_and_orphaned_timelines_are_listed_as_such(index: Run, clip: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copy(clip, tmp_path / "copy.mp4"))
     index(copy)
     copy.unlink()
@@ -147,7 +152,7 @@ def test_broken_and_orphaned_timelines_are_listed_as_such(index: Callable, clip:
     ],
 )
 def test_wrong_use_has_a_documented_exit_code(
-    index: Callable, tmp_path: Path, words: tuple[str, ...], code: int, said: str
+    index: Run, tmp_path: Path, words: tuple[str, ...], code: int, said: str
 ) -> None:
     (tmp_path / "empty").mkdir()
     done = index(*(word.format(folder=tmp_path / "empty") for word in words))
@@ -155,7 +160,7 @@ def test_wrong_use_has_a_documented_exit_code(
     assert said in done.stderr
 
 
-def test_help_names_both_forms(vllama: Callable) -> None:
+def test_help_names_both_forms(vllama: Run) -> None:
     for words in (("index", "--help"), ("index",)):
         said = " ".join((vllama(*words).stdout + vllama(*words).stderr).split())
         assert "VIDEO... | ls | show PATH | rm" in said

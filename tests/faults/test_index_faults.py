@@ -17,7 +17,7 @@ import av
 import numpy as np
 import pytest
 
-from vllama.runtime import DiskFullError, Engine, FileError, MediaError, Span, Timeline
+from vllama.runtime import DiskFullError, Engine, FileError, MediaError, Span, SpecError, Timeline
 from vllama.runtime.catalogue import list_entries
 
 Features = list[tuple[float, float, bytes]]
@@ -242,7 +242,12 @@ def test_full_disk_is_said_and_what_was_saved_is_kept(
 
 
 def test_cache_that_cannot_be_written_costs_only_the_saving(
-    vllama: Callable, tiny_bundle: Path, engine: Engine, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    vllama: Callable[..., subprocess.CompletedProcess[str]],
+    tiny_bundle: Path,
+    engine: Engine,
+    clip: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (tmp_path / "file").write_text("no folder")
     cache = tmp_path / "file" / "cache"
@@ -257,6 +262,11 @@ def test_cache_that_cannot_be_written_costs_only_the_saving(
     assert (asked.returncode, "not saved" in asked.stderr) == (0, True)
     indexed = vllama("index", clip, "--model", tiny_bundle, env={"VLLAMA_CACHE": str(cache)})
     assert (indexed.returncode, len(indexed.stderr.splitlines())) == (3, 1)
+
+
+def test_engine_that_only_indexes_has_no_conversations(engine: Engine, clip: Path, cache: Path) -> None:
+    with pytest.raises(SpecError, match="answers=False"):
+        engine.chat(engine.index(clip, fps=0.0))
 
 
 def test_changed_file_is_another_clip(engine: Engine, cache: Path, tmp_path: Path) -> None:
@@ -309,7 +319,7 @@ def test_index_waits_for_the_one_at_work_and_a_question_does_not(
     assert not asked.saved
     assert [f"process {process.pid} is indexing it" in text for text in said] == [True]
     threading.Timer(1.0, process.send_signal, (signal.SIGCONT,)).start()
-    timeline = engine.index(minute, note=said.append)
+    timeline = engine.index(minute, fps=0.0, must_save=True, note=said.append)  # an index, not a question
     process.communicate(timeout=120)
     assert process.returncode == 0
     assert "waiting" in said[1]

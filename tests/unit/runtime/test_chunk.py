@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from vllama.runtime.errors import FileError
 
 
 def _write(path: Path, first: int, count: int) -> dict[str, np.ndarray]:
-    arrays = {
+    arrays: dict[str, np.ndarray] = {
         "frame_index": np.arange(first, first + count),
         "frame_features": np.random.default_rng(first).random((count, 2, 3)).astype(np.float16),
     }
@@ -90,7 +91,7 @@ def test_header_of_absurd_length_is_refused_without_reading_it(tmp_path: Path) -
 
 
 def test_writing_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
-    def blocks():  # type: ignore[no-untyped-def]
+    def blocks() -> Iterator[bytes]:
         yield b"new"
         raise KeyboardInterrupt
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from vllama.runtime import content
+from vllama.runtime.bundle import FileRecord, hash_file
 from vllama.runtime.content import identify, is_unchanged, recall
 from vllama.runtime.errors import MediaError
 
@@ -23,8 +24,12 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def hashed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     seen: list[Path] = []
-    real = content.hash_file
-    monkeypatch.setattr(content, "hash_file", lambda path: (seen.append(path), real(path))[1])
+
+    def hash_it(path: Path) -> FileRecord:
+        seen.append(path)
+        return hash_file(path)
+
+    monkeypatch.setattr(content, "hash_file", hash_it)
     return seen
 
 

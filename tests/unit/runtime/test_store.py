@@ -198,13 +198,15 @@ def test_written_since_the_beginning_can_be_undone(store: Store) -> None:
 
 def test_one_writes_at_a_time(store: Store) -> None:
     asked: list[int] = []
-    with (
-        store.writing(lambda process: False) as first,
-        store.writing(lambda process: bool(asked.append(process))) as second,
-    ):
+
+    def wait(process: int) -> bool:
+        asked.append(process)
+        return False
+
+    with store.writing(wait) as first, store.writing(wait) as second:
         assert (first, second) == (True, False)
     assert asked == [os.getpid()]
-    with store.writing(lambda process: False) as again:
+    with store.writing(wait) as again:
         assert again
 
 

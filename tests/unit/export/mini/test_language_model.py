@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -78,7 +79,7 @@ def test_training_goes_on_from_its_checkpoint(
     monkeypatch.setattr(stage_language, "_CHECKED", 2)
     monkeypatch.setattr(stage_language, "train_tokenizer", partial(train_tokenizer, clips=300))
     clock = iter(range(1000))  # a step takes a second
-    monkeypatch.setattr(stage_language.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     folder = train_language(tmp_path, minutes=0.05)
     first = torch.load(tmp_path / "language.pt", weights_only=True)["progress"]
     train_language(tmp_path, minutes=0.1)
