@@ -124,6 +124,8 @@ class Shell:
         self._commands[name](rest.strip())
 
     def _ask(self, question: str, span: Span) -> None:
+        # What the rule asks for in a short span may lie between the frames that were encoded.
+        self._engine.index(self._clip, fps=0.0, span=span, audio=self._audio, timeline=self._timeline)
         deltas = self._chat.ask(question, span, long=self._long, sampling=self._sampling, seed=self._seed)
         if self._as_json:
             usage = print_json(question, deltas)

@@ -98,7 +98,8 @@ class Bundle:
         """What features depend on: features made under another hash must not be mixed with ours."""
         names = sorted(name for name in self.manifest.files if name.startswith(("frames.", "clips.")))
         text = "\n".join(f"{name} {self.manifest.files[name].sha256}" for name in names)
-        return hashlib.sha256(f"{text}\n{json.dumps(spec_to_dict(self.spec)['video'])}".encode()).hexdigest()
+        spec = spec_to_dict(self.spec)
+        return hashlib.sha256(f"{text}\n{json.dumps([spec['video'], spec.get('audio')])}".encode()).hexdigest()
 
     def path(self, name: str) -> Path:
         """Where a file of the bundle is."""
