@@ -1,4 +1,7 @@
-"""Run vllama, or its tests, from a fresh checkout: `python3.11 .dev/run.py vllama ...` and `python3.11 .dev/run.py test`.
+"""Run vllama, or its tests, from a fresh checkout.
+
+    python3.11 .dev/run.py vllama ...
+    python3.11 .dev/run.py test
 
 The first call makes `.venv` and installs there what the job needs, at the versions of constraints.txt; llama.cpp is
 compiled once, which takes about ten minutes. Later calls start at once.

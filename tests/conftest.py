@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -22,6 +23,10 @@ import pytest
 from PIL import Image
 
 from vllama.runtime.spec import ModelSpec, find_spec
+
+# Whatever started the suite may have had Ctrl-C ignored, as shells do in the background; the tests that send it need it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _HERE = Path(__file__).parent
 _SHARED = _HERE.parents[1] / "shared"

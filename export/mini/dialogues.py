@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .facts import FOREIGN, audio_facts, image_facts, video_facts
 from .kinds import IMAGE_MAKERS, MAKERS, questions
+from .lines import audio_tokens, foreign_tokens, picture_line, tokens_of, video_line
 from .questions import Question, Source, with_sources
 from .sampler import sample_clip
 from .tokenizer import BOS, EOS
@@ -22,7 +23,7 @@ from .world import Clip
 MediaKind = Literal["video", "audio_video", "image", "audio", "text"]
 VIDEO_PLACE, AUDIO_PLACE = -1, -2  # ids where embeds go
 VIDEO_EMBEDS, AUDIO_EMBEDS = 32, 8
-_PADDED = 0.75  # share of rows whose facts are as long as the media will be, filled with stops
+_AS_MEDIA = 0.9  # share of rows whose facts stand as the branches write them, the others as one reads them
 _KINDS: dict[MediaKind, float] = {"audio_video": 0.64, "video": 0.14, "audio": 0.1, "image": 0.08, "text": 0.04}
 _STEP = 64  # lengths are multiples of it: every new shape of a matrix costs the library milliseconds of preparation
 _FOREIGN = 0.07  # share of rows whose pictures (or sounds) are not of this world
@@ -98,11 +99,11 @@ def sample_row(
     clip = sample_clip(rng)
     kind = rng.choices(list(_KINDS), list(_KINDS.values()))[0]
     video, audio = _sources(kind, rng)
-    seen = tokenizer.encode(_video_text(clip, kind, video))
-    said = tokenizer.encode(_audio_text(clip, audio))
-    if rng.random() < _PADDED:
-        stop = [tokenizer.piece_to_id(".")]
-        seen, said = seen + stop * (VIDEO_EMBEDS - len(seen)), said + stop * (AUDIO_EMBEDS - len(said))
+    if rng.random() < _AS_MEDIA:
+        seen, said = _video_tokens(clip, kind, video, tokenizer), _audio_tokens(clip, audio, tokenizer)
+    else:
+        seen = tokenizer.encode(_video_text(clip, kind, video))
+        said = tokenizer.encode(_audio_text(clip, audio))
     row = start_row(tokenizer, kind, seen, said)
     makers = IMAGE_MAKERS if kind == "image" else MAKERS
     pool = [
@@ -168,3 +169,16 @@ def _video_text(clip: Clip, kind: MediaKind, source: Source) -> str:
 
 def _audio_text(clip: Clip, source: Source) -> str:
     return FOREIGN if source == "foreign" else audio_facts(clip)
+
+
+def _video_tokens(clip: Clip, kind: MediaKind, source: Source, tokenizer: SentencePieceProcessor) -> list[int]:
+    if source == "foreign":
+        return foreign_tokens(tokenizer, VIDEO_EMBEDS)
+    words = picture_line(clip.things) if kind == "image" else video_line(clip)
+    return tokens_of(words, tokenizer, VIDEO_EMBEDS)
+
+
+def _audio_tokens(clip: Clip, source: Source, tokenizer: SentencePieceProcessor) -> list[int]:
+    return (
+        foreign_tokens(tokenizer, AUDIO_EMBEDS) if source == "foreign" else audio_tokens(clip, tokenizer, AUDIO_EMBEDS)
+    )

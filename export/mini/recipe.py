@@ -10,8 +10,8 @@ from torch import Tensor
 
 from vllama.runtime.spec import ModelSpec, find_spec
 
-from . import adapt, hearing, image, instruct, stage
 from . import branches as branching
+from . import hearing, image, instruct, stage
 from .branches import Branches
 from .cache import Features, Strange, strange_pictures, strange_sounds, world_features
 from .judge import Verdict, figures
@@ -27,14 +27,13 @@ STAGES = (
     "image",
     "audio",
     "language",
-    "lines",
     "video-text",
     "video-instruct",
     "audio-text",
     "audio-instruct",
     "polish",
 )
-CLIPS, HELD = 6000, 300  # clips of the joined stages, and of their reports
+CLIPS, HELD = 10000, 300  # clips of the joined stages, and of their reports
 _SHOTS, _TRACKS = 1500, 500
 _HELD_SHOTS = 60
 
@@ -67,7 +66,7 @@ def latest(spec: ModelSpec, work: Path) -> instruct.Joined:
     for name in (branching.VIDEO_TEXT.name, branching.AUDIO_TEXT.name):
         if (work / "joined" / f"{name}.pt").exists():
             joined.branches.load_state_dict(stage.weights(name, work / "joined"), strict=False)
-    for plan in (adapt.LINES, instruct.VIDEO_INSTRUCT, instruct.AUDIO_INSTRUCT, instruct.POLISH):
+    for plan in (instruct.VIDEO_INSTRUCT, instruct.AUDIO_INSTRUCT, instruct.POLISH):
         if (work / "joined" / f"{plan.name}.pt").exists():
             joined.load_state_dict(stage.weights(plan.name, work / "joined"), strict=False)
     return joined
@@ -87,10 +86,6 @@ def _audio(spec: ModelSpec, work: Path, films: Sequence[Path]) -> None:
 
 def _language(spec: ModelSpec, work: Path, films: Sequence[Path]) -> None:
     train_language(work / "llama", threads=torch.get_num_threads())
-
-
-def _lines(spec: ModelSpec, work: Path, films: Sequence[Path]) -> None:
-    adapt.train_lines(latest(spec, work).llama, spec, work / "joined", read_tokenizer(_hf(work)))
 
 
 def _video_text(spec: ModelSpec, work: Path, films: Sequence[Path]) -> None:
@@ -165,7 +160,6 @@ _RUNS: dict[str, Callable[[ModelSpec, Path, Sequence[Path]], None]] = {
     "image": _image,
     "audio": _audio,
     "language": _language,
-    "lines": _lines,
     "video-text": _video_text,
     "video-instruct": _instruct(instruct.VIDEO_INSTRUCT, instruct.VIDEO_KINDS, ("branches.video",)),
     "audio-text": _audio_text,

@@ -23,7 +23,7 @@ from .tokenizer import read_tokenizer, train_tokenizer
 
 ROWS, ROOM = 8, 256  # rows of a batch, tokens of a row
 _RATE, _WARM_UP, _FLAT = 1e-3, 100, 0.6
-_SAVE_SECONDS = 300.0
+_SAVE_SECONDS = 180.0
 _AVERAGED = 100  # steps whose weights are averaged: single steps at the full rate forget and learn again
 _NOISE = 0.15  # of each embedding channel (std 0.7): what media put in place of words is never exact
 _CHECKED = 96  # rows of held-out clips that are asked at every checkpoint
