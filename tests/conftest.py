@@ -24,7 +24,7 @@ from PIL import Image
 
 from vllama.runtime.spec import ModelSpec, find_spec
 
-# Whatever started the suite may have had Ctrl-C ignored, as shells do in the background; the tests that send it need it.
+# What started the suite may have Ctrl-C ignored, as shells do in the background; the tests that send it need it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

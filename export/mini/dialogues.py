@@ -147,9 +147,9 @@ def batch_of(rows: Sequence[Row]) -> Batch:
         tokens,
         positions,
         mask.unsqueeze(1),
-        torch.tensor(at),
-        torch.tensor(targets),
-        torch.tensor(owners),
+        torch.tensor(at, dtype=torch.long),
+        torch.tensor(targets, dtype=torch.long),
+        torch.tensor(owners, dtype=torch.long),
         tuple(asked),
     )
 

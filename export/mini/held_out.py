@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
 
@@ -14,8 +15,29 @@ from .render import render
 from .sampler import HELD_OUT, sample_clip
 
 _ASKED = 10  # questions of a clip
-# Frames and frame rates as cameras and phones make them; all are stretched to the encoder's square.
-_FORMS = ((320, 240, 24), (480, 270, 30), (270, 480, 30), (256, 256, 15), (640, 360, 25), (320, 240, 60))
+
+
+@dataclass(frozen=True)
+class _Form:
+    """How a clip is filmed and packed, as cameras, phones and web sites do it."""
+
+    width: int
+    height: int
+    fps: int
+    sample_rate: int = 44100
+    channels: int = 2
+    crf: int = 23
+    gain: float = 1.0
+
+
+_FORMS = (
+    _Form(320, 240, 24),
+    _Form(480, 270, 30, sample_rate=48000, crf=28, gain=0.5),
+    _Form(270, 480, 30, sample_rate=48000, channels=1),
+    _Form(256, 256, 15, channels=1, crf=33, gain=0.3),
+    _Form(640, 360, 25, sample_rate=48000, crf=30),
+    _Form(320, 240, 60, crf=28, gain=0.5),
+)
 
 
 def write_set(folder: Path, clips: int, step: Callable[[int, int], None] = lambda done, total: None) -> Path:
@@ -33,9 +55,8 @@ def write_set(folder: Path, clips: int, step: Callable[[int, int], None] = lambd
         for number in range(clips):
             rng = Random(HELD_OUT + number)
             clip = sample_clip(rng)
-            width, height, fps = _FORMS[number % len(_FORMS)]
             name = f"{number:04}.mp4"
-            render(clip, folder / name, width=width, height=height, fps=fps)
+            render(clip, folder / name, **asdict(_FORMS[number % len(_FORMS)]))
             for asked in questions(clip, rng, _ASKED):
                 row = {
                     "video": name,

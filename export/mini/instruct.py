@@ -27,9 +27,9 @@ from .questions import Question, Source, with_sources
 from .stage_language import language_loss
 from .world import Clip
 
-VIDEO_INSTRUCT = stage.Plan("video-instruct", 200, 2e-4, flat=0.2, warmup=20, muon=False)
-AUDIO_INSTRUCT = stage.Plan("audio-instruct", 100, 2e-4, flat=0.2, warmup=10, muon=False)
-POLISH = stage.Plan("polish", 300, 3e-4, flat=0.2, warmup=20, muon=False, slow=("llama", 0.4))
+VIDEO_INSTRUCT = stage.Plan("video-instruct", 50, 2e-4, flat=0.2, warmup=10, muon=False)
+AUDIO_INSTRUCT = stage.Plan("audio-instruct", 25, 2e-4, flat=0.2, warmup=5, muon=False)
+POLISH = stage.Plan("polish", 240, 3e-4, flat=0.2, warmup=15, muon=False, slow=("llama", 0.7))
 _ROWS, _ROOM = 12, 256
 _FOREIGN = 0.08  # share of rows whose pictures (or sounds) are not of this world
 _DENSE = 0.3  # weight of the facts lines beside the answers

@@ -36,6 +36,7 @@ STAGES = (
 CLIPS, HELD = 10000, 300  # clips of the joined stages, and of their reports
 _SHOTS, _TRACKS = 1500, 500
 _HELD_SHOTS = 60
+_ASKED = 100  # held-out clips asked about in a report of the instruct stages
 
 
 def run_stage(name: str, work: Path, films: Sequence[Path]) -> None:
@@ -113,7 +114,8 @@ def _instruct(
         strange = _odd(spec, work, (), HELD_OUT)
 
         def report(step: int) -> str:
-            return figures(joined, tokenizer, held, strange, Verdict.AS_IT_IS)
+            few = Features(held.clips[:_ASKED], held.frames[:_ASKED], held.sounds[:_ASKED])
+            return figures(joined, tokenizer, few, strange, Verdict.AS_IT_IS)
 
         instruct.train_instruct(plan, kinds, joined, spec, work / "joined", tokenizer, world, odd, report)
 
