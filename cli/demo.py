@@ -23,7 +23,7 @@ _QUESTIONS = {
 }
 _FRAME_COLUMNS = 14
 _ABOUT = (
-    "The miniature is a Video-LLaMA of a few million weights: it knows coloured shapes and simple sounds, and says so "
+    "The miniature is a Video-LLaMA of 5 million weights: it knows coloured shapes and simple sounds, and says so "
     "when it is shown anything else. `vllama export` makes the real ones."
 )
 

@@ -1,1 +1,1 @@
-"""The miniature: a Video-LLaMA of a few million weights, trained from scratch on a small audio-visual world."""
+"""The miniature: a Video-LLaMA of 5 million weights, trained from scratch on a small audio-visual world."""

@@ -15,7 +15,9 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     train = commands.add_parser("train", help="run every stage in order; what is done already is not done again")
     train.add_argument("--films", type=Path, nargs="*", default=[], help="real clips, as examples of what is foreign")
-    train.add_argument("--stage", choices=recipe.STAGES, nargs="*", default=list(recipe.STAGES), help="only these")
+    train.add_argument(
+        "--stage", choices=recipe.STAGES, nargs="*", default=list(recipe.SHIPPED), help="default: what ships"
+    )
     write = commands.add_parser("write", help="write the weights in the original's file layout")
     write.add_argument("--out", type=Path, required=True, help="folder for the weights")
     judge = commands.add_parser("judge", help="accuracy per kind of question on held-out clips, from torch features")

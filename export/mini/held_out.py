@@ -11,8 +11,11 @@ from random import Random
 import torch
 
 from .kinds import questions
-from .render import render
+from .questions import REFUSAL
+from .render import render, write_mp4
 from .sampler import HELD_OUT, sample_clip
+from .strange_sounds import strange_tracks
+from .strangers import strangers
 
 _ASKED = 10  # questions of a clip
 
@@ -68,4 +71,43 @@ def write_set(folder: Path, clips: int, step: Callable[[int, int], None] = lambd
                 }
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
             step(number + 1, clips)
+    return path
+
+
+_ASKED_OF_STRANGERS = (
+    ("foreign picture", "What do you see?"),
+    ("foreign picture", "What colour is the thing?"),
+    ("foreign picture", "Which way does it move?"),
+    ("foreign sound", "What do you hear?"),
+    ("foreign sound", "How many beeps are there?"),
+)
+_STRANGE_SIZE, _STRANGE_FPS, _SHOT_SECONDS = 224, 24, 0.75
+_STRANGE_RATE = 16000  # Hz, of strange_tracks
+
+
+def write_foreign_set(folder: Path, clips: int) -> Path:
+    """Clips that are not of this world, pictures and sounds alike, and questions that should be refused.
+
+    Returns: the file of questions, as `write_set`.
+    """
+    torch.set_num_threads(1)
+    path = folder / "foreign.jsonl"
+    shots, tracks = strangers(clips, HELD_OUT), strange_tracks(clips, HELD_OUT)
+    repeats = round(_STRANGE_FPS * _SHOT_SECONDS)
+    with path.open("w", encoding="utf-8") as file:
+        for number, (shot, track) in enumerate(zip(shots, tracks, strict=True)):
+            name = f"foreign-{number:04}.mp4"
+            large = torch.nn.functional.interpolate(shot.float(), size=(_STRANGE_SIZE, _STRANGE_SIZE), mode="bilinear")
+            pixels = large.byte().permute(0, 2, 3, 1).contiguous().numpy().repeat(repeats, 0)
+            sound = track[: round(len(pixels) / _STRANGE_FPS * _STRANGE_RATE)]
+            write_mp4(folder / name, pixels, _STRANGE_FPS, sound, _STRANGE_RATE)
+            for kind, question in _ASKED_OF_STRANGERS:
+                row = {
+                    "video": name,
+                    "question": question,
+                    "answer": REFUSAL,
+                    "kind": kind,
+                    "key": ["outside", "world"],
+                }
+                file.write(json.dumps(row) + "\n")
     return path

@@ -23,16 +23,10 @@ from .strangers import strangers
 from .tokenizer import read_tokenizer
 from .write import write_weights
 
-STAGES = (
-    "image",
-    "audio",
-    "language",
-    "video-text",
-    "video-instruct",
-    "audio-text",
-    "audio-instruct",
-    "polish",
-)
+SHIPPED = ("image", "audio", "language", "video-text", "audio-text")
+# Question by question behind the branches, with the language model frozen and then thawed: from facts lines that are
+# right already, these stages lost a point or two in the few minutes they were given, so they made nothing that ships.
+STAGES = (*SHIPPED, "video-instruct", "audio-instruct", "polish")
 CLIPS, HELD = 10000, 300  # clips of the joined stages, and of their reports
 _SHOTS, _TRACKS = 1500, 500
 _HELD_SHOTS = 60

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
 
@@ -43,22 +44,45 @@ def render(
         sound: whether there is a sound track at all.
         gain: factor on the sound, on top of the clip's own loudness.
     """
+    count = max(1, round(clip.duration * fps))
+    times = [number / count for number in range(count)]
+    pictures = (
+        pixels
+        for first in range(0, count, _BATCH)
+        for pixels in draw(clip, times[first : first + _BATCH], width, height)
+    )
+    samples = np.tile(track(clip, sample_rate) * gain, (channels, 1)) if sound else None
+    write_mp4(path, pictures, fps, samples, sample_rate, crf=crf, audio_bitrate=audio_bitrate)
+
+
+def write_mp4(
+    path: Path,
+    pictures: Iterable[np.ndarray],
+    fps: int,
+    samples: np.ndarray | None,
+    sample_rate: int,
+    *,
+    crf: int = 23,
+    audio_bitrate: int = 96000,
+) -> None:
+    """Write pictures uint8 (height, width, 3) and sound (n,) or (channels, n) to a file."""
     with av.open(str(path), "w", format="mp4") as container:
-        pictures = container.add_stream("libx264", rate=fps)
-        pictures.width, pictures.height, pictures.pix_fmt = width, height, "yuv420p"
-        pictures.options = {"crf": str(crf), "preset": "veryfast"}
-        pictures.thread_count = 1
-        voice = None
-        if sound:
-            voice = container.add_stream("aac", rate=sample_rate, layout="mono" if channels == 1 else "stereo")
-            voice.bit_rate = audio_bitrate
-        count = max(1, round(clip.duration * fps))
-        for first in range(0, count, _BATCH):
-            for pixels in draw(clip, [n / count for n in range(first, min(first + _BATCH, count))], width, height):
-                container.mux(pictures.encode(av.VideoFrame.from_ndarray(pixels, "rgb24")))
-        container.mux(pictures.encode(None))
-        if voice is not None:
-            _add_sound(container, voice, track(clip, sample_rate) * gain, sample_rate, channels)
+        video = voice = None
+        sound = None if samples is None else np.atleast_2d(samples).astype(np.float32)
+        for pixels in pictures:
+            if video is None:
+                video = container.add_stream("libx264", rate=fps)
+                video.height, video.width, video.pix_fmt = pixels.shape[0], pixels.shape[1], "yuv420p"
+                video.options = {"crf": str(crf), "preset": "veryfast"}
+                video.thread_count = 1
+                if sound is not None:
+                    voice = container.add_stream("aac", rate=sample_rate, layout=_layout(sound))
+                    voice.bit_rate = audio_bitrate
+            container.mux(video.encode(av.VideoFrame.from_ndarray(pixels, "rgb24")))
+        assert video is not None, "a file needs a picture"
+        container.mux(video.encode(None))
+        if voice is not None and sound is not None:
+            _add_sound(container, voice, sound, sample_rate)
 
 
 def draw(clip: Clip, times: list[float], width: int, height: int) -> np.ndarray:
@@ -74,13 +98,15 @@ def draw(clip: Clip, times: list[float], width: int, height: int) -> np.ndarray:
     return shaken.clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous().numpy()
 
 
-def _add_sound(
-    container: av.container.OutputContainer, voice: av.AudioStream, samples: Float32, rate: int, channels: int
-) -> None:
+def _layout(sound: np.ndarray) -> str:
+    return "mono" if len(sound) == 1 else "stereo"
+
+
+def _add_sound(container: av.container.OutputContainer, voice: av.AudioStream, sound: Float32, rate: int) -> None:
     size = 1024
-    for first in range(0, len(samples), size):
-        part = np.tile(samples[None, first : first + size], (channels, 1)).astype(np.float32)
-        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(part), "fltp", "mono" if channels == 1 else "stereo")
+    for first in range(0, sound.shape[1], size):
+        part = np.ascontiguousarray(sound[:, first : first + size])
+        frame = av.AudioFrame.from_ndarray(part, "fltp", _layout(sound))
         frame.sample_rate, frame.pts, frame.time_base = rate, first, Fraction(1, rate)
         container.mux(voice.encode(frame))
     container.mux(voice.encode(None))
