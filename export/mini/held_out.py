@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
@@ -21,7 +21,7 @@ _ASKED = 10  # questions of a clip
 
 
 @dataclass(frozen=True)
-class _Form:
+class Form:
     """How a clip is filmed and packed, as cameras, phones and web sites do it."""
 
     width: int
@@ -33,20 +33,26 @@ class _Form:
     gain: float = 1.0
 
 
-_FORMS = (
-    _Form(320, 240, 24),
-    _Form(480, 270, 30, sample_rate=48000, crf=28, gain=0.5),
-    _Form(270, 480, 30, sample_rate=48000, channels=1),
-    _Form(256, 256, 15, channels=1, crf=33, gain=0.3),
-    _Form(640, 360, 25, sample_rate=48000, crf=30),
-    _Form(320, 240, 60, crf=28, gain=0.5),
+FORMS = (
+    Form(320, 240, 24),
+    Form(480, 270, 30, sample_rate=48000, crf=28, gain=0.5),
+    Form(270, 480, 30, sample_rate=48000, channels=1),
+    Form(256, 256, 15, channels=1, crf=33, gain=0.3),
+    Form(640, 360, 25, sample_rate=48000, crf=30),
+    Form(320, 240, 60, crf=28, gain=0.5),
 )
 
 
-def write_set(folder: Path, clips: int, step: Callable[[int, int], None] = lambda done, total: None) -> Path:
+def write_set(
+    folder: Path,
+    clips: int,
+    step: Callable[[int, int], None] = lambda done, total: None,
+    forms: Sequence[Form] = FORMS,
+) -> Path:
     """Render clips into `folder` and write their questions; the same number gives the same set.
 
     Args:
+        forms: taken in turn, clip by clip.
         step: called with (clips rendered, clips to render).
 
     Returns:
@@ -59,7 +65,7 @@ def write_set(folder: Path, clips: int, step: Callable[[int, int], None] = lambd
             rng = Random(HELD_OUT + number)
             clip = sample_clip(rng)
             name = f"{number:04}.mp4"
-            render(clip, folder / name, **asdict(_FORMS[number % len(_FORMS)]))
+            render(clip, folder / name, **asdict(forms[number % len(forms)]))
             for asked in questions(clip, rng, _ASKED):
                 row = {
                     "video": name,
