@@ -19,6 +19,7 @@ from .types import Modality, Span
 
 Long = Literal["frames", "memory", "segments", "map"]
 _COVERED_SECONDS = 4.0  # between two frames: what happens in less is as likely to be seen as not
+_VIEWS_KEPT = 8
 _MEMORY_FRAMES = 64  # of the table's 256 positions; the video Q-former's cost grows with them
 
 
@@ -50,6 +51,7 @@ class Viewer:
         self._encoders = encoders
         self._spec = spec
         self._audio = audio and spec.audio is not None
+        self._views: dict[tuple[Span | None, Long, int, int], View] = {}
         video = spec.video
         self._limit = min(_MEMORY_FRAMES, position_count(video.video_qformer.max_frames))
         self._remembers = video.num_frames <= SHORT and self._limit > SHORT + KEPT
@@ -75,7 +77,18 @@ class Viewer:
         return (span or Span.whole()).within(self.timeline.duration)
 
     def look(self, span: Span | None, long: Long) -> View:
-        """The original's rule over the span, or all its frames merged to a memory; long: "frames" or "memory"."""
+        """The original's rule over the span, or all its frames merged to a memory; long: "frames" or "memory".
+
+        The last views are kept: what was prepared is not computed again for the question.
+        """
+        key = (span, long, self.timeline.frame_count, self.timeline.clip_count)
+        if key not in self._views:
+            while len(self._views) >= _VIEWS_KEPT:
+                del self._views[next(iter(self._views))]
+            self._views[key] = self._look(span, long)
+        return self._views[key]
+
+    def _look(self, span: Span | None, long: Long) -> View:
         frames = self.timeline.choose_frames(self._spec.video.num_frames, span)
         clips = []
         if self._audio and self._spec.audio:

@@ -74,6 +74,7 @@ def repeated(clip: Path, path: Path, seconds: float) -> Path:
     with av.open(str(clip)) as source, av.open(str(path), "w") as target:
         streams = {stream.index: target.add_stream_from_template(stream) for stream in source.streams}
         lengths = [float(stream.duration * stream.time_base) for stream in source.streams if stream.duration]
+        last: dict[int, int] = {}
         rounds, length = int(-(-seconds // max(lengths))), max(lengths)
         for number in range(rounds):
             source.seek(0)
@@ -82,6 +83,9 @@ def repeated(clip: Path, path: Path, seconds: float) -> Path:
                     continue
                 shift = round(number * length / float(packet.time_base))
                 packet.pts, packet.dts = packet.pts + shift, packet.dts + shift
+                if packet.dts <= last.get(packet.stream.index, packet.dts - 1):
+                    continue  # what an encoder puts before the first sound, again
+                last[packet.stream.index] = packet.dts
                 packet.stream = streams[packet.stream.index]
                 target.mux(packet)
     return path
