@@ -14,9 +14,10 @@ from typer.core import TyperGroup
 
 from vllama.runtime import Engine, MediaError, Timeline
 from vllama.runtime.catalogue import find_entries
+from vllama.runtime.times import clock
 
 from . import options
-from .indexed import ls, rm, show, size_text, time_text
+from .indexed import ls, rm, show, size_text
 from .render import encoding_bar, verifying_bar
 
 _MEDIA = {
@@ -117,7 +118,7 @@ def _report(clip: Path, timeline: Timeline, seconds: float, *, as_json: bool) ->
         print(json.dumps(row, ensure_ascii=False), flush=True)
         return
     have = f"{timeline.frame_count} frames, {timeline.clip_count} stretches of sound"
-    what = f"{have} of {time_text(timeline.duration)}, {size_text(entry.bytes)}"
+    what = f"{have} of {clock(round(timeline.duration))}, {size_text(entry.bytes)}"
     if timeline.encoded:
         rate = timeline.encoded / max(seconds, 1e-9)
         print(f"{clip}: {what}; {timeline.encoded} encoded in {seconds:.1f} s ({rate:.1f}/s)", flush=True)

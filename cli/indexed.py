@@ -14,6 +14,7 @@ from rich.table import Table
 
 from vllama.runtime import SpecError
 from vllama.runtime.catalogue import Entry, find_entries, list_entries, remove_entry
+from vllama.runtime.times import clock
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object per timeline.")]
 _What = "A file, or an id of `vllama index ls`, or its first characters."
@@ -35,7 +36,11 @@ def ls(as_json: AsJson = False) -> None:
         table.add_column(column, justify="right" if right else "left", no_wrap=column != "state")
     for entry in entries:
         about = entry.about
-        of = (about.path, about.model_name, time_text(about.duration), f"{about.fps:g}") if about else ("", "", "", "")
+        of = (
+            (about.path, about.model_name, clock(round(about.duration)), f"{about.fps:g}")
+            if about
+            else ("", "", "", "")
+        )
         cells = (str(entry.frames), str(entry.clips), size_text(entry.bytes), _state(entry))
         table.add_row(entry.id[:8], *of, *cells)
     Console(width=None if sys.stdout.isatty() else 200, soft_wrap=True).print(table)
@@ -76,13 +81,6 @@ def size_text(size: int) -> str:
             return f"{value:.0f} {unit}" if unit == "B" or value >= 10 else f"{value:.1f} {unit}"
         value /= 1000
     return f"{value:.1f} GB"
-
-
-def time_text(seconds: float) -> str:
-    """1:02:03, or 2:03 below an hour."""
-    whole = round(seconds)
-    minutes = f"{whole // 60 % 60:02d}:{whole % 60:02d}" if whole >= 3600 else f"{whole // 60}:{whole % 60:02d}"
-    return f"{whole // 3600}:{minutes}" if whole >= 3600 else minutes
 
 
 def _total(entries: Sequence[Entry]) -> str:
