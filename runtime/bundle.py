@@ -96,7 +96,15 @@ class Bundle:
     @property
     def encoders_hash(self) -> str:
         """What features depend on: features made under another hash must not be mixed with ours."""
-        names = sorted(name for name in self.manifest.files if name.startswith(("frames.", "clips.")))
+        return self._hash("frames.", "clips.")
+
+    @property
+    def video_hash(self) -> str:
+        """What the embeds of frame features depend on beside `encoders_hash`."""
+        return self._hash("video.", "positions.")
+
+    def _hash(self, *starts: str) -> str:
+        names = sorted(name for name in self.manifest.files if name.startswith(starts))
         text = "\n".join(f"{name} {self.manifest.files[name].sha256}" for name in names)
         spec = spec_to_dict(self.spec)
         return hashlib.sha256(f"{text}\n{json.dumps([spec['video'], spec.get('audio')])}".encode()).hexdigest()

@@ -16,6 +16,8 @@ from .encoders import Encoders
 from .errors import FileError, MediaError
 from .indexing import Need, encode_missing, find_missing, is_covered
 from .media import MediaInfo, probe
+from .memory import Memory
+from .remembered import read_remembered, remembered, start_memory, write_remembered
 from .saved import SCHEMA, About, Saved
 from .spec import ModelSpec
 from .store import Store
@@ -50,11 +52,13 @@ def index_clip(
     if timeline is not None and (timeline.content, timeline.model) != (content.sha256, bundle.encoders_hash):
         raise FileError(f"{path}: the timeline to extend is of another file or model; index the file without it")
     store = Store.of(content.sha256, bundle.encoders_hash)
+    says: dict[str, object] = {"content": content.sha256, "model": bundle.encoders_hash, "video": bundle.video_hash}
     saved = store.read()
     if saved.about is not None and saved.is_whole and not saved.leftover:
         found = timeline or _from_about(saved.about)
         saved.fill(found)
-        if is_covered(found, need, bundle.spec):
+        found.remembered = found.remembered or read_remembered(store.folder, says)
+        if is_covered(found, need, bundle.spec) and not _lacks_memory(found, need, bundle.spec):
             _check_kind(path, found.kind, need, bundle.spec)
             found.encoded, found.encode_ms, found.saved = 0, 0.0, True
             return found
@@ -73,10 +77,14 @@ def index_clip(
         saved = _take_saved(store, timeline, keeper.store is not None, note)
         missing = find_missing(info, timeline, need, bundle.spec)
         keeper.begin(saved, need.fps)
+        if need.fps > 0 and not timeline.frame_count:
+            keeper.memory = start_memory(bundle.spec, len(missing.frames))
         try:
             encode_missing(info, missing, encoders, bundle.spec, dtype, keeper, progress)
         finally:
             keeper.flush()
+        if _lacks_memory(timeline, need, bundle.spec):
+            keeper.remember(encoders, says, keeper.memory or _memory_of(timeline, bundle.spec))
         keeper.finish(need)
     timeline.encoded, timeline.encode_ms = len(missing), (time.perf_counter() - started) * 1000.0
     return timeline
@@ -87,6 +95,7 @@ class _Keeper:
 
     def __init__(self, timeline: Timeline, content: Content, model_name: str, must_save: bool, note: Note) -> None:
         self.store: Store | None = None
+        self.memory: Memory | None = None  # of all that comes, where nothing was there before
         self._timeline = timeline
         self._content = content
         self._model_name = model_name
@@ -110,6 +119,9 @@ class _Keeper:
     ) -> None:
         """Keep these."""
         self._show(frames, clips, whole)
+        if self.memory is not None:
+            for frame in frames:
+                self.memory.add(frame.time, frame.features)
         if self.store is None:
             return
         self._frames += frames
@@ -133,6 +145,17 @@ class _Keeper:
             self.give_up(error)
         else:
             self._saved = [self._saved[0] + len(frames), self._saved[1] + len(clips) + len(whole)]
+
+    def remember(self, encoders: Encoders, says: dict[str, object], memory: Memory) -> None:
+        """Read the whole of it now, for all questions about the whole of it."""
+        merged = memory.frames()
+        embeds = encoders.video_embeds(merged.features).data
+        self._timeline.remembered = whole = remembered(merged, self._timeline.frame_count, embeds)
+        if self.store is not None:
+            try:
+                write_remembered(self.store.folder, says, whole)
+            except OSError as error:
+                self._note(f"{self.store.folder}: {error.strerror}; the first question about all of it takes longer")
 
     def finish(self, need: Need) -> None:
         """All that was needed is there."""
@@ -187,6 +210,20 @@ class _Keeper:
             if self.store is not None:
                 self.store.undo()
             raise
+
+
+def _lacks_memory(timeline: Timeline, need: Need, spec: ModelSpec) -> bool:
+    if need.fps <= 0 or timeline.kind != "video" or start_memory(spec, timeline.frame_count) is None:
+        return False
+    return timeline.remembered is None or not timeline.remembered.is_of(timeline.frame_count)
+
+
+def _memory_of(timeline: Timeline, spec: ModelSpec) -> Memory:
+    memory = start_memory(spec, timeline.frame_count)
+    assert memory is not None
+    for frame in timeline.frames_in():
+        memory.add(frame.time, frame.features)
+    return memory
 
 
 @functools.lru_cache(maxsize=1)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from .errors import SpecError
 from .pixels import frame_indices
+from .remembered import Remembered
 from .thinning import Kept
 from .types import Float32, Span
 
@@ -67,9 +68,10 @@ class Timeline:
     length: pictures of the clip, of which some were encoded. duration: seconds. frame_rate: per second.
     sound: whether the clip has an audio track. fps: how densely beside the whole-clip rule it was encoded.
     listened: whether its sound was encoded from end to end. samples: of its sound at the encoder's rate, once counted.
-    encoded, encode_ms: how many features the last call of `Engine.index` had to encode (0: all were found), and what
-    that cost. saved: whether all of it is on disk. live: length and duration grow with what is added. budget: how much
-    is kept; for live sources, whose frames come in order.
+    encoded, encode_ms: how many features the last call of `Engine.index` had to encode (0: all were found), and
+    what that cost. saved: whether all of it is on disk. remembered: all of it as one memory, once it was indexed.
+    live: length and duration grow with what is added. budget: how much is kept; for live sources, whose frames come
+    in order.
     """
 
     model: str
@@ -85,6 +87,7 @@ class Timeline:
     samples: int | None = None
     encoded: int = 0
     saved: bool = False
+    remembered: Remembered | None = None
     live: bool = False
     budget: Budget | None = None
     _frames: Kept[FrameFeature] = field(default_factory=Kept, repr=False)
@@ -124,6 +127,7 @@ class Timeline:
 
         Without a span they are the original's: index arange(0, length, length / count) truncated. With one, the
         same rule over its seconds, and for each the nearest picture there is; fewer where the same is nearest twice.
+        A live one shows nothing of a span in which nothing was seen: an older picture would pass for a new one.
         """
         there = self._in_order()
         if not there.frames:
@@ -133,6 +137,8 @@ class Timeline:
         else:
             wanted = rule_over(span.within(self.duration), count)
             first, last = there.within(span.within(self.duration))
+            if first >= last and self.live:
+                return []
             first, last = (first, last) if first < last else (0, len(there.frames))
             known = there.times[first:last]
         return [there.frames[first + i] for i in sorted(set(nearest(known, wanted)))]
@@ -142,7 +148,8 @@ class Timeline:
 
         Without a span they are the original's, evenly spaced from 0 to `(duration - clip_seconds) * (1 - 1 / count)`.
         With one, and live, the same rule over its seconds, and for each the nearest there is; the same one may stand
-        several times, as it does upstream for sound shorter than `clip_seconds`.
+        several times, as it does upstream for sound shorter than `clip_seconds`. Live, none that lies more outside the
+        span than inside.
         """
         with self._lock:
             whole = list(self._whole_clips)
@@ -151,6 +158,10 @@ class Timeline:
             return whole
         clips.sort(key=lambda clip: clip.start)
         cut = (span or Span(0.0, self.duration)).within(self.duration)
+        if self.live:
+            clips = [clip for clip in clips if cut.start <= (clip.start + clip.end) / 2 <= cut.end]
+        if not clips:
+            return []
         known = np.array([clip.start for clip in clips])
         return [clips[i] for i in nearest(known, rule_over(cut, count, clip_seconds))]
 
@@ -160,6 +171,12 @@ class Timeline:
         first, last = there.within(span.within(self.duration)) if span else (0, len(there.frames))
         return there.frames[first:last]
 
+    def reach(self, time: float) -> None:
+        """A live source has come so far, whether or not there was anything new; time: seconds."""
+        with self._lock:
+            self.duration = max(self.duration, time)
+            self._make_room(self._frames, self._clips)
+
     def forget(self, span: Span) -> None:
         """Give up what was seen and heard in a span, and every stretch of sound that reaches into it.
 
@@ -167,6 +184,7 @@ class Timeline:
         """
         with self._lock:
             cut = span.within(self.duration)
+            self.remembered = None
             self._frames.keep(lambda frame: not cut.start <= frame.time <= cut.end)
             self._clips.keep(lambda clip: clip.end <= cut.start or clip.start >= cut.end)
             self._whole_clips = tuple(c for c in self._whole_clips if c.end <= cut.start or c.start >= cut.end)
@@ -199,6 +217,13 @@ class Timeline:
     def bytes(self) -> int:
         """What the features take, where there is a budget."""
         return self._frames.bytes + self._clips.bytes
+
+    @property
+    def held(self) -> float:
+        """Seconds since the oldest that is kept, of a live source."""
+        with self._lock:
+            oldest = [next(iter(kept.items.values())).start for kept in (self._frames, self._clips) if kept.items]
+            return self.duration - min(oldest) if oldest else 0.0
 
     def _make_room(self, own: _Either, other: _Either) -> None:
         """Bring everything into the budget again: what came makes room among its own kind."""

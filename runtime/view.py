@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,18 +10,20 @@ import numpy as np
 
 from .encoders import Encoders
 from .errors import SpecError
-from .memory import KEPT, SHORT, Memory, position_count
-from .pixels import timestamps
+from .memory import Memory
+from .pixels import frame_indices, timestamps
 from .prompt import Media, Part
+from .remembered import memory_limit
 from .segments import Segment
 from .spec import ModelSpec
 from .timeline import FrameFeature, Timeline
-from .types import Modality, Span
+from .types import Embeds, Modality, Span
 
 Long = Literal["frames", "memory", "segments", "map"]
+_Seen = tuple[Embeds | None, tuple[float, ...], int]  # of the picture: embeds, times, how many frames went in
 _COVERED_SECONDS = 4.0  # between two frames: what happens in less is as likely to be seen as not
 _VIEWS_KEPT = 8
-_MEMORY_FRAMES = 64  # of the table's 256 positions; the video Q-former's cost grows with them
+_MOST_FRAMES = 1024  # that a memory of a span is made of, evenly chosen: a question does not pay for its length
 
 
 @dataclass(frozen=True)
@@ -52,9 +55,7 @@ class Viewer:
         self._spec = spec
         self._audio = audio and spec.audio is not None
         self._views: dict[tuple[Span | None, Long, int, int], View] = {}
-        video = spec.video
-        self._limit = min(_MEMORY_FRAMES, position_count(video.video_qformer.max_frames))
-        self._remembers = video.num_frames <= SHORT and self._limit > SHORT + KEPT
+        self._limit = memory_limit(spec)
 
     def mode(self, span: Span | None, asked: Long | None) -> Long:
         """How a span is looked at: as asked, or by the original's frames where they cover it and as a memory elsewhere.
@@ -66,11 +67,11 @@ class Viewer:
         """
         if self.timeline.kind != "video" or len(self.timeline.frames_in(span)) <= self._spec.video.num_frames:
             return "frames"
-        if asked == "memory" and not self._remembers:
+        if asked == "memory" and not self._limit:
             raise SpecError(f"--long memory: {self._spec.name} has too few frame positions for it; use --long segments")
         cut = self.cut(span)
         covered = cut.end - cut.start <= _COVERED_SECONDS * self._spec.video.num_frames
-        return asked or ("memory" if self._remembers and not covered else "frames")
+        return asked or ("memory" if self._limit and not covered else "frames")
 
     def cut(self, span: Span | None) -> Span:
         """The seconds of a span, counted from the start and cut to the clip."""
@@ -93,17 +94,14 @@ class Viewer:
         clips = []
         if self._audio and self._spec.audio:
             clips = self.timeline.choose_clips(self._spec.audio.num_clips, self._spec.audio.clip_seconds, span)
-        modality: Modality = "image" if self.timeline.kind == "image" else "video"
-        features, times, seen = _stacked(frames), tuple(frame.time for frame in frames), len(frames)
-        if long == "memory":
-            features, times, seen = self._memory(span)
+        heard = tuple(sorted({(clip.start, clip.end) for clip in clips}))
+        video, times, seen = self._memory(span) if long == "memory" else self._original(frames)
         media = Media(
-            video=self._encoders.video_embeds(features, modality) if frames else None,
+            video=video,
             audio=self._encoders.audio_embeds(np.stack([clip.features for clip in clips])) if clips else None,
             num_frames=len(frames),
             seconds=timestamps([frame.index for frame in frames], self.timeline.frame_rate or 1.0),
         )
-        heard = tuple(sorted({(clip.start, clip.end) for clip in clips}))
         return View(span, long, media, times, heard, seen)
 
     def look_at_parts(self, span: Span | None, parts: tuple[Segment, ...]) -> View:
@@ -114,16 +112,25 @@ class Viewer:
         spans = tuple(sorted({span for view in views for span in view.audio_spans}))
         return View(span, "segments", media, times, spans, len(times))
 
-    def _memory(self, span: Span | None) -> tuple[np.ndarray, tuple[float, ...], int]:
+    def _original(self, frames: Sequence[FrameFeature]) -> _Seen:
+        modality: Modality = "image" if self.timeline.kind == "image" else "video"
+        embeds = self._encoders.video_embeds(_stacked(frames), modality) if frames else None
+        return embeds, tuple(frame.time for frame in frames), len(frames)
+
+    def _memory(self, span: Span | None) -> _Seen:
+        whole = self.timeline.remembered
+        if span is None and whole is not None and whole.is_of(self.timeline.frame_count):
+            return Embeds(whole.embeds, "video"), whole.starts, whole.frames
         frames = self.timeline.frames_in(span)
+        chosen = [frames[i] for i in frame_indices(_MOST_FRAMES, len(frames))]
         merged = Memory.over(
-            [frame.time for frame in frames],
-            [frame.features for frame in frames],
+            [frame.time for frame in chosen],
+            [frame.features for frame in chosen],
             self._limit,
             num_frames=self._spec.video.num_frames,
         ).frames()
-        return merged.features, tuple(start for start, _ in merged.times), len(frames)
+        return self._encoders.video_embeds(merged.features), tuple(start for start, _ in merged.times), len(chosen)
 
 
-def _stacked(frames: list[FrameFeature]) -> np.ndarray:
-    return np.stack([frame.features for frame in frames]) if frames else np.empty(0, np.float32)
+def _stacked(frames: Sequence[FrameFeature]) -> np.ndarray:
+    return np.stack([frame.features for frame in frames])

@@ -8,9 +8,11 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from vllama.runtime import Chat, Engine, Sampling, Span, Timeline, Usage
+from vllama.runtime.bundle import cache_dir
 from vllama.runtime.view import Long
 
 QUESTIONS = ("What happens?", "And then what is there to see?", "What do you hear?")
@@ -182,6 +184,36 @@ def test_a_question_costs_as_many_tokens_on_a_long_clip_as_on_a_short_one(
     long, short = (ask(engine.chat(engine.index(path)), engine, "What?") for path in (long_clip, clip))
     assert (short.long, long.long) == ("frames", "memory")
     assert long.prompt_tokens == short.prompt_tokens
+
+
+def test_the_whole_of_a_long_clip_is_read_once_and_found_by_the_next_process(
+    engine: Engine, tiny_bundle: Path, long_clip: Path
+) -> None:
+    timeline = engine.index(long_clip)
+    assert timeline.remembered is not None
+    asked = ask(engine.chat(timeline), engine, "What?")
+    plain = engine.index(long_clip)
+    plain.remembered = None  # then it is merged for the question, from the frames
+    assert ask(engine.chat(plain), engine, "What?").token_ids == asked.token_ids
+    with Engine.open(tiny_bundle) as other:
+        found = other.index(long_clip)
+        assert found.encoded == 0
+        assert found.remembered is not None
+        np.testing.assert_array_equal(found.remembered.embeds, timeline.remembered.embeds)
+
+
+def test_a_damaged_memory_is_made_again_when_the_clip_is_indexed(engine: Engine, long_clip: Path) -> None:
+    before = engine.index(long_clip).remembered
+    (path,) = (cache_dir() / "timelines").rglob("whole.memory")
+    path.write_bytes(path.read_bytes()[:-1])
+    timeline = engine.index(long_clip)
+    assert timeline.encoded == 0
+    assert timeline.remembered is not None
+    assert before is not None
+    np.testing.assert_allclose(timeline.remembered.embeds, before.embeds, atol=1e-3)
+    again = engine.index(long_clip).remembered
+    assert again is not None
+    np.testing.assert_array_equal(again.embeds, timeline.remembered.embeds)
 
 
 def test_a_clip_that_the_frames_cover_is_looked_at_as_the_original_does(engine: Engine, clip: Path) -> None:
