@@ -36,6 +36,15 @@ def _end_of_order(clip: Clip, rng: Random, number: int, kind: str, when: str, wh
         f"the {which} event is what",
         f"what was the {which} [thing to happen|event]", f"which of the [two |]events [comes|is] {when}",
     )  # fmt: skip
+    if rng.random() < 0.25:
+        one, other = (_said(clip, event, rng) for event in rng.sample(clip.events, 2))
+        text = ask(
+            rng,
+            f"[what|which] [happens|comes|is] {when}[,|:] {{one}} or {{other}}",
+            f"{{one}} or {{other}}[,|:] [what|which] [happens|comes|is] {when}",
+            f"[which is|what is|which one is] {which}[,|:] {{one}} or {{other}}",
+            one=one, other=other,
+        )  # fmt: skip
     event = clip.events[number]
     return question(kind, text, _happening(clip, event), _words(clip, event), EVENT_WORDS)
 
@@ -80,6 +89,10 @@ def neighbour(clip: Clip, rng: Random) -> Question | None:
 def timed(said: str, event: Event) -> str:
     """An event with the time that the facts give it, after the name of its thing."""
     return f"{said} {deed(event)} at {eighth(event.start)}"
+
+
+def _said(clip: Clip, event: Event, rng: Random) -> str:
+    return f"{refer(clip.things[event.thing], rng)[0]} {verb(event, rng)[1]}"
 
 
 def _happening(clip: Clip, event: Event) -> str:

@@ -12,6 +12,17 @@ from .world import COLOURS, SHAPES, Clip
 
 _VIDEO = "[video|video|clip|film|scene]"
 _LOOK = ("picture", "frame", "video", "screen", "image")
+_AT = {
+    "middle": "in the [middle|centre|center]",
+    **{side: f"[on|at] the {side}" for side in ("left", "right")},
+    "top": "at the top",
+    "bottom": "at the bottom",
+    **{
+        f"{row} {side}": f"[in|at] the {row} {side}[ corner|]"
+        for row in ("top", "bottom")
+        for side in ("left", "right")
+    },
+}
 EVENT_WORDS = (*COLOURS, *SHAPES, *ACTIONS, *DIRECTIONS)
 
 
@@ -88,6 +99,28 @@ def where(clip: Clip, rng: Random) -> Question | None:
     asked, answered = refer(thing, rng)
     text = ask(rng, *(template + when for template in templates), x=asked)
     return question("where", text, sentence(f"{answered} is {place}"), place.split(), PLACES)
+
+
+def placed(clip: Clip, rng: Random) -> Question | None:
+    """What is at a place where only one thing is."""
+    moving = any(event.action in (*MOVES, "bounces") for event in clip.events)
+    zones = [zone(thing.x, thing.y) for thing in clip.things]
+    number = rng.randrange(len(clip.things))
+    place = rng.choice([zones[number], *zones[number].split()])
+    if sum(set(place.split()) <= set(other.split()) for other in zones) > 1:
+        return None
+    if any(event.action in ("turns", "appears") and event.thing == number for event in clip.events):
+        return None
+    text = ask(
+        rng,
+        "what is {at}{when}", "[what|which] [thing|object|shape] is {at}{when}", "what do you see {at}{when}",
+        "what [can be seen|is shown|is there|is visible] {at}{when}", "{at}, what [is there|do you see]{when}",
+        "[tell me|say] what is {at}{when}", "which of the [things|objects|shapes] is {at}{when}",
+        at=expand(_AT[place], rng),
+        when=" " + expand("[at the start|at the beginning|at first]", rng) if moving else "",
+    )  # fmt: skip
+    thing = clip.things[number]
+    return question("placed", text, sentence(a_thing(thing)), [thing.colour, thing.shape], (*COLOURS, *SHAPES))
 
 
 def direction(clip: Clip, rng: Random) -> Question | None:

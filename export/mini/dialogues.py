@@ -14,6 +14,7 @@ from torch import Tensor
 from .facts import FOREIGN, audio_facts, image_facts, video_facts
 from .kinds import IMAGE_MAKERS, MAKERS, questions
 from .lines import audio_tokens, foreign_tokens, picture_line, tokens_of, video_line
+from .long import long_questions, part_of, sample_parts
 from .questions import Question, Source, with_sources
 from .sampler import sample_clip
 from .tokenizer import BOS, EOS
@@ -23,6 +24,7 @@ from .world import Clip
 MediaKind = Literal["video", "audio_video", "image", "audio", "text"]
 VIDEO_PLACE, AUDIO_PLACE = -1, -2  # ids where embeds go
 VIDEO_EMBEDS, AUDIO_EMBEDS = 32, 8
+LONG_ROOM = 160  # tokens of questions and answers behind the parts of a long clip
 _AS_MEDIA = 0.9  # share of rows whose facts stand as the branches write them, the others as one reads them
 _KINDS: dict[MediaKind, float] = {"audio_video": 0.64, "video": 0.14, "audio": 0.1, "image": 0.08, "text": 0.04}
 _STEP = 64  # lengths are multiples of it: every new shape of a matrix costs the library milliseconds of preparation
@@ -69,13 +71,19 @@ def start_row(tokenizer: SentencePieceProcessor, kind: MediaKind, video: Sequenc
     return Row(tokens, list(range(len(tokens))), [0] * len(tokens))
 
 
-def add_conversation(row: Row, tokenizer: SentencePieceProcessor, asked: Sequence[Question], room: int) -> bool:
-    """Append turns that see the prompt and each other; false, and nothing done, where the row gets beyond `room`."""
+def add_conversation(
+    row: Row, tokenizer: SentencePieceProcessor, asked: Sequence[Question], room: int, before: str = ""
+) -> bool:
+    """Append turns that see the prompt and each other; false, and nothing done, where the row gets beyond `room`.
+
+    before: words of the prompt that stand in one string with the first question.
+    """
     start = row.segments.index(1) if 1 in row.segments else len(row.tokens)
     tokens: list[int] = []
     answers: list[tuple[Question, int, int]] = []
     for question in asked:
-        tokens += tokenizer.encode(MESSAGES["text"].format(question=question.text) + " A:")
+        tokens += tokenizer.encode(before + MESSAGES["text"].format(question=question.text) + " A:")
+        before = ""
         answer = [*tokenizer.encode(question.answer), EOS]
         answers.append((question, len(row.tokens) + len(tokens), len(row.tokens) + len(tokens) + len(answer)))
         tokens += answer
@@ -119,6 +127,26 @@ def sample_row(
         pool = pool[length:]
         if ("foreign" in (video, audio) and len(row.answers) >= 6) or (kind == "text" and len(row.answers) >= 4):
             break  # the same answer again and again
+    return row
+
+
+def sample_long_row(tokenizer: SentencePieceProcessor, rng: Random, questions_of: int = 12) -> Row:
+    """A long clip as the facts of its parts, each introduced with its times, and questions about all of it."""
+    clip, parts = sample_parts(rng)
+    heard = rng.random() < 0.8
+    tokens, text = [BOS], ""
+    for part in parts:
+        shown = part_of(clip, part)
+        text += part.intro
+        if heard:
+            tokens += [*tokenizer.encode(text + "Audio:"), *audio_tokens(shown, tokenizer, AUDIO_EMBEDS)]
+            text = ""
+        tokens += [*tokenizer.encode(text + "Video:"), *tokens_of(video_line(shown), tokenizer, VIDEO_EMBEDS)]
+        text = "Q: "
+    row, room = Row(tokens, list(range(len(tokens))), [0] * len(tokens)), len(tokens) + LONG_ROOM
+    for asked in long_questions(clip, parts, rng, questions_of):
+        if heard or asked.needs == "video":
+            add_conversation(row, tokenizer, [asked], room, text)
     return row
 
 

@@ -7,17 +7,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
+from typing import TextIO
 
 import torch
 
+from vllama.runtime.segments import plan_segments
+from vllama.runtime.types import Span
+
 from .kinds import questions
-from .questions import REFUSAL
+from .long import long_questions
+from .questions import REFUSAL, Question
 from .render import render, write_mp4
-from .sampler import HELD_OUT, sample_clip
+from .sampler import HELD_OUT, sample_clip, sample_long_clip
 from .strange_sounds import strange_tracks
 from .strangers import strangers
 
-_ASKED = 10  # questions of a clip
+_ASKED, _ASKED_OF_LONG = 10, 16  # questions of a clip
+_LONG_FPS = 12
 
 
 @dataclass(frozen=True)
@@ -66,18 +72,37 @@ def write_set(
             clip = sample_clip(rng)
             name = f"{number:04}.mp4"
             render(clip, folder / name, **asdict(forms[number % len(forms)]))
-            for asked in questions(clip, rng, _ASKED):
-                row = {
-                    "video": name,
-                    "question": asked.text,
-                    "answer": asked.answer,
-                    "kind": asked.kind,
-                    "key": sorted(asked.key),
-                    "rivals": sorted(asked.rivals),
-                }
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            _write(file, name, questions(clip, rng, _ASKED))
             step(number + 1, clips)
     return path
+
+
+def write_long_set(folder: Path, clips: int, seconds: float) -> Path:
+    """Long clips, an event and a sound about every six seconds, with questions about all of each; as `write_set`."""
+    torch.set_num_threads(1)
+    path = folder / "questions.jsonl"
+    with path.open("w", encoding="utf-8") as file:
+        for number in range(clips):
+            rng = Random(HELD_OUT + number)
+            clip = sample_long_clip(rng, seconds)
+            name = f"{number:04}.mp4"
+            render(clip, folder / name, fps=_LONG_FPS)
+            whole = plan_segments(Span.whole().within(seconds), 1, 1)
+            _write(file, name, long_questions(clip, whole, rng, _ASKED_OF_LONG))
+    return path
+
+
+def _write(file: TextIO, name: str, asked: Sequence[Question]) -> None:
+    for each in asked:
+        row = {
+            "video": name,
+            "question": each.text,
+            "answer": each.answer,
+            "kind": each.kind,
+            "key": sorted(each.key),
+            "rivals": sorted(each.rivals),
+        }
+        file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 _ASKED_OF_STRANGERS = (

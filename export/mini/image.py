@@ -24,7 +24,7 @@ from .scenes import PATCH, SIDE, Scenes, random_scenes
 from .world import COLOURS, SHAPES
 
 TEACHER = stage.Plan("teacher", 900, 3e-3, muon=False, flat=0.6)
-IMAGE = stage.Plan("image", 4000, 2e-3)
+IMAGE = stage.Plan("image", 10000, 2e-3)
 _BATCH = 48
 _CELLS = (SIDE // PATCH) ** 2
 _C, _S = len(COLOURS), len(SHAPES)

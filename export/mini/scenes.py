@@ -61,7 +61,7 @@ def random_aspect(n: int, generator: torch.Generator) -> Tensor:
     """Width over height of n frames, (n,): the usual formats, and anything between 9:16 and 16:9."""
     usual = torch.tensor([16 / 9, 4 / 3, 1.0, 9 / 16])[torch.randint(4, (n,), generator=generator)]
     other = torch.exp(uniform(generator, -_ASPECT, _ASPECT, n))
-    return torch.where(torch.rand(n, generator=generator) < 0.4, usual, other)
+    return torch.where(torch.rand(n, generator=generator) < 0.6, usual, other)
 
 
 def random_scenes(n: int, generator: torch.Generator, single: float, foreign: Tensor | None = None) -> Scenes:

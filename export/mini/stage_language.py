@@ -16,7 +16,7 @@ from sentencepiece import SentencePieceProcessor
 from torch import Tensor
 from torch.nn import functional as F
 
-from .dialogues import Batch, batch_of, sample_row
+from .dialogues import Batch, batch_of, sample_long_row, sample_row
 from .llama import Llama, LlamaShape, start_weights, write_hf
 from .sampler import HELD_OUT
 from .tokenizer import read_tokenizer, train_tokenizer
@@ -26,6 +26,7 @@ _RATE, _WARM_UP, _FLAT = 1e-3, 100, 0.6
 _SAVE_SECONDS = 180.0
 _AVERAGED = 100  # steps whose weights are averaged: single steps at the full rate forget and learn again
 _NOISE = 0.15  # of each embedding channel (std 0.7): what media put in place of words is never exact
+_LONG = 0.15  # share of batches about long clips, of half as many rows: they are twice as long
 _CHECKED = 96  # rows of held-out clips that are asked at every checkpoint
 _SHAPE_STEP = 256  # answer tokens are padded to a multiple of it, so that few shapes of matrices occur
 
@@ -88,7 +89,7 @@ def _train(
         for group in optimizer.param_groups:
             group["lr"] = rate * _schedule(progress, minutes)
         weights = {kind: 0.06 + error for kind, error in progress.errors.items()}
-        batch = batch_of([sample_row(tokenizer, rng, ROOM, weights) for _ in range(ROWS)])
+        batch = _sample_batch(tokenizer, rng, weights)
         embeds = llama.embed(batch.tokens)
         loss, right = language_loss(llama, embeds + _NOISE * torch.randn_like(embeds), batch)
         optimizer.zero_grad(set_to_none=True)
@@ -119,6 +120,12 @@ def _train(
             _save(llama, average, optimizer, progress, checkpoint)
             write_hf(average, folder)
             print(table_of(accuracy(average, tokenizer, _CHECKED)), flush=True)
+
+
+def _sample_batch(tokenizer: SentencePieceProcessor, rng: Random, weights: Mapping[str, float]) -> Batch:
+    if rng.random() < _LONG:
+        return batch_of([sample_long_row(tokenizer, rng) for _ in range(ROWS // 2)])
+    return batch_of([sample_row(tokenizer, rng, ROOM, weights) for _ in range(ROWS)])
 
 
 def language_loss(llama: Llama, embeds: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -152,7 +159,10 @@ def accuracy(
     rng = Random(seed)
     found: dict[str, tuple[int, int]] = defaultdict(lambda: (0, 0))
     for _ in range(math.ceil(rows / ROWS)):
-        batch = batch_of([sample_row(tokenizer, rng, 2 * ROOM, {}) for _ in range(ROWS)])
+        long = rng.random() < _LONG
+        batch = batch_of(
+            [sample_long_row(tokenizer, rng) if long else sample_row(tokenizer, rng, 2 * ROOM, {}) for _ in range(ROWS)]
+        )
         _, right = language_loss(llama, llama.embed(batch.tokens), batch)
         for asked, was_right in zip(batch.asked, right.tolist(), strict=True):
             hits, total = found[asked.kind]

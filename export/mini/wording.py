@@ -54,10 +54,12 @@ def ask(rng: Random, *templates: str, **words: str) -> str:
     order = text.split(" ", 1)[0].lower() in ("describe", "list", "give", "tell", "show", "count", "name", "say")
     if rng.random() < 0.12:
         text = expand(rng.choice(_OPENINGS), rng) + " " + text
-    if rng.random() < 0.75:
+    if rng.random() < 0.7:
         text = text[0].upper() + text[1:]
     elif rng.random() < 0.7:
         text = text.lower()
+    elif rng.random() < 0.6:
+        text = text.upper()
     if order:
         return text + rng.choice((".", ".", ""))
     return text + rng.choices(("?", "", " ?"), (0.8, 0.18, 0.02))[0]

@@ -92,8 +92,10 @@ def state(clip: Clip, thing: int, time: float) -> State:
     start = clip.things[thing]
     colour, x, y, radius, angle = start.colour, start.x, start.y, start.radius, start.angle
     own = [event for event in clip.events if event.thing == thing]
-    visible = not any(event.action == "appears" for event in own)
-    for event in sorted(own, key=lambda event: event.start):
+    own.sort(key=lambda event: event.start)
+    comings = [event.action for event in own if event.action in ("appears", "disappears")]
+    visible = comings[:1] != ["appears"]
+    for event in own:
         if time < event.start:
             break
         done = min(1.0, (time - event.start) / max(event.end - event.start, 1e-9))
