@@ -24,6 +24,8 @@ _SEEDS = 2**32 - 1  # llama.cpp takes this value itself for "draw one"
 _TRIMMED = 0.75  # how full a context that overflowed is made again, so that not every turn has to be read anew
 _MOST_PARTS = 12  # of a "map": each costs a prompt of its own
 _PART_ANSWER = Sampling(temperature=0.0, top_p=1.0, top_k=0, max_tokens=48)
+_SUMMARY_REQUEST = "Summarise our conversation so far in two sentences."
+_SUMMARY = Sampling(temperature=0.0, top_p=1.0, top_k=0, max_tokens=96)
 _SAMPLES = ("What", "Is")  # questions whose common tokens are what any question begins with
 Segments = list[list[int] | Embeds]
 
@@ -41,7 +43,7 @@ class Chat:
 
     The first question brings the whole clip unless it names a span. Later ones are about the same media, until
     another span is named. What was read stays in the KV cache. When the context is full, the oldest questions and
-    answers are left out; the media never are.
+    answers are left out, or the model's own summary of them takes their place; the media never are.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class Chat:
         prefixes: PrefixStore,
         *,
         audio: bool = True,
+        summarise: bool = False,
     ) -> None:
         self.timeline = timeline
         self._spec = spec
@@ -61,6 +64,8 @@ class Chat:
         self._viewer = Viewer(timeline, encoders, spec, audio=audio)
         self._said: list[_Said] = []
         self._first = 0  # of the turns that still stand in the prompt
+        self._summarises = summarise
+        self._summary: Turn | None = None  # of those that do not
         self._view: View | None = None
         self._segments: Segments = []
         self._unbilled_ms = timeline.encode_ms
@@ -137,7 +142,7 @@ class Chat:
 
     def clear(self) -> None:
         """Forget what was said; the timeline stays."""
-        self._said, self._first, self._view = [], 0, None
+        self._said, self._first, self._summary, self._view = [], 0, None, None
 
     def cancel(self) -> None:
         """Stop the running answer from another thread, also while the prompt is still being read."""
@@ -228,16 +233,10 @@ class Chat:
         answers = []
         for part in parts:
             turn = Turn(question, self._viewer.look(part.span, "frames").media)
-            self._backbone.prefill(self._backbone.tokenize(build_prompt([turn], self._spec)))
-            stream = AnswerStream(self._spec.prompt.stop)
-            text = ""
-            for token in self._backbone.generate(_PART_ANSWER, 0):
-                text += stream.push(self._backbone.piece(token))
-                if stream.stopped:
-                    break
-            if self._backbone.finish == "cancelled" and not stream.stopped:
+            answer = self._short_answer(self._backbone.tokenize(build_prompt([turn], self._spec)), _PART_ANSWER)
+            if self._backbone.finish == "cancelled" and not answer:
                 break
-            answers.append((part, (text + stream.finish()).strip()))
+            answers.append((part, answer))
         return tuple(answers)
 
     def _parts(self, span: Span | None) -> tuple[Segment, ...]:
@@ -254,16 +253,48 @@ class Chat:
         room = self._backbone.n_ctx - min(max_tokens, self._backbone.n_ctx // 4)
         segments = self._prompt(turn, view)
         if _rows(segments) > room:
+            if self._summarises and self._first < len(self._said):
+                self._summarise(view)
+                segments = self._prompt(turn, view)
             while _rows(segments) > _TRIMMED * room and self._first < len(self._said):
                 self._first += 1
                 segments = self._prompt(turn, view)
         return segments
 
+    def _summarise(self, view: View) -> None:
+        """Let the model say in two sentences what was said; that stands for all turns so far from now on."""
+        first = self._first
+        request = Turn(_SUMMARY_REQUEST)
+        segments = self._prompt(request, view)
+        room = self._backbone.n_ctx - _SUMMARY.max_tokens
+        while _rows(segments) > room and self._first < len(self._said):
+            self._first += 1
+            segments = self._prompt(request, view)
+        answer = self._short_answer(segments, _SUMMARY) if _rows(segments) <= room else ""
+        if answer:
+            self._summary, self._first = replace(request, answer=answer), len(self._said)
+        else:
+            self._first = first  # cancelled, or no room for it: turns are left out instead
+
     def _prompt(self, turn: Turn, view: View) -> Segments:
         said = [*self._said[self._first :], _Said(turn, view)]
         turns = [each.turn for each in said]
+        if self._summary is not None:
+            turns.insert(0, self._summary)
         turns[0] = replace(turns[0], media=said[0].view.media)  # the turn that brought them may be left out
         return self._backbone.tokenize(build_prompt(turns, self._spec))
+
+    def _short_answer(self, segments: Segments, sampling: Sampling) -> str:
+        """An answer that nobody waits for word by word; "" if it was cancelled."""
+        self._backbone.prefill(segments)
+        stream, text = AnswerStream(self._spec.prompt.stop), ""
+        for token in self._backbone.generate(sampling, 0):
+            text += stream.push(self._backbone.piece(token))
+            if stream.stopped:
+                break
+        if self._backbone.finish == "cancelled" and not stream.stopped:
+            return ""
+        return (text + stream.finish()).strip()
 
     def _opening(self, view: View) -> Segments:
         """What the next prompt starts with, whatever is asked."""

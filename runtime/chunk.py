@@ -8,7 +8,7 @@ import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ _TYPES = {"F16": np.float16, "F32": np.float32, "F64": np.float64, "I64": np.int
 _NAMES = {np.dtype(kind): name for name, kind in _TYPES.items()}
 _HEADER_LIMIT = 1 << 20
 _BLOCK = 1 << 20
+_SMALL = 1 << 12  # bytes
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,17 @@ class Part:
 
 @dataclass(frozen=True)
 class Chunk:
-    """An open file. about: what its writer said of it. data: all of its bytes, mapped: read when they are used."""
+    """An open file. about: what its writer said of it. data: all of its bytes, mapped: read when they are used.
+
+    small: the bytes of small tensors, read at once: to touch one page of a mapping makes its neighbours resident too,
+    for every chunk of a long video.
+    """
 
     path: Path
     about: dict[str, Any]
     parts: dict[str, Part]
     data: NDArray[np.uint8] = field(repr=False)
+    small: dict[str, bytes] = field(repr=False)
 
     @property
     def file_bytes(self) -> int:
@@ -50,12 +56,16 @@ class Chunk:
         return len(self.data)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """All tensors, still mapped and not writable."""
-        data = self.data
+        """All tensors, not writable; the large ones still mapped."""
         return {
-            name: np.asarray(data[part.offset : part.offset + part.size]).view(_TYPES[part.dtype]).reshape(part.shape)
+            name: self._bytes(name, part).view(_TYPES[part.dtype]).reshape(part.shape)
             for name, part in self.parts.items()
         }
+
+    def _bytes(self, name: str, part: Part) -> NDArray[np.uint8]:
+        if name in self.small:
+            return np.frombuffer(self.small[name], np.uint8)
+        return np.asarray(self.data[part.offset : part.offset + part.size])
 
     def blocks(self, name: str) -> Iterator[bytes]:
         """The bytes of a tensor, piece by piece, without mapping them."""
@@ -80,9 +90,10 @@ def open_chunk(path: Path) -> Chunk:
             if length > min(_HEADER_LIMIT, size - 8):
                 raise FileError("cut in its header, or no safetensors file")
             header = json.loads(file.read(length))
+            about = json.loads(header.pop("__metadata__", {}).get("vllama", "{}"))
+            parts = {name: _part(row, 8 + length) for name, row in header.items()}
+            small = {name: _read_at(file, part) for name, part in parts.items() if part.size <= _SMALL}
             data = np.memmap(file, np.uint8, "r")
-        about = json.loads(header.pop("__metadata__", {}).get("vllama", "{}"))
-        parts = {name: _part(row, 8 + length) for name, row in header.items()}
     except FileNotFoundError:
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
@@ -92,7 +103,7 @@ def open_chunk(path: Path) -> Chunk:
         raise FileError(f"has {len(data):,} bytes of {end:,}")
     if not isinstance(about, dict):
         raise FileError("does not say what it is")
-    return Chunk(path, about, parts, data)
+    return Chunk(path, about, parts, data, small)
 
 
 def write_arrays(path: Path, about: Mapping[str, object], arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -164,6 +175,11 @@ def _chain(text: bytes, blocks: Iterable[bytes | memoryview]) -> Iterator[bytes 
     yield struct.pack("<Q", len(text))
     yield text
     yield from blocks
+
+
+def _read_at(file: BinaryIO, part: Part) -> bytes:
+    file.seek(part.offset)
+    return file.read(part.size)
 
 
 def _part(row: dict[str, Any], base: int) -> Part:

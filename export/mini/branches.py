@@ -21,7 +21,7 @@ from .cache import Features, Strange
 from .lines import audio_tokens, foreign_tokens, picture_line, tokens_of, video_line
 from .llama import CONSTANT
 
-VIDEO_TEXT = stage.Plan("video-text", 3900, 1.5e-3, flat=0.6)
+VIDEO_TEXT = stage.Plan("video-text", 5200, 1.5e-3, flat=0.6)
 AUDIO_TEXT = stage.Plan("audio-text", 2200, 1.5e-3, flat=0.6)
 _BATCH = 40
 _NOISE = 0.05  # on cached features: the same picture never comes back the same from a codec

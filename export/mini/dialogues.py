@@ -24,7 +24,8 @@ from .world import Clip
 MediaKind = Literal["video", "audio_video", "image", "audio", "text"]
 VIDEO_PLACE, AUDIO_PLACE = -1, -2  # ids where embeds go
 VIDEO_EMBEDS, AUDIO_EMBEDS = 32, 8
-LONG_ROOM = 160  # tokens of questions and answers behind the parts of a long clip
+_BETWEEN = "Q: "  # what the message of a clip has behind its media, and so stands behind each part of a long one
+_LONG_ROOM, _MOST_LONG = 160, 12  # tokens of questions and answers behind a long clip; how many of them at the most
 _AS_MEDIA = 0.9  # share of rows whose facts stand as the branches write them, the others as one reads them
 _KINDS: dict[MediaKind, float] = {"audio_video": 0.64, "video": 0.14, "audio": 0.1, "image": 0.08, "text": 0.04}
 _STEP = 64  # lengths are multiples of it: every new shape of a matrix costs the library milliseconds of preparation
@@ -71,19 +72,13 @@ def start_row(tokenizer: SentencePieceProcessor, kind: MediaKind, video: Sequenc
     return Row(tokens, list(range(len(tokens))), [0] * len(tokens))
 
 
-def add_conversation(
-    row: Row, tokenizer: SentencePieceProcessor, asked: Sequence[Question], room: int, before: str = ""
-) -> bool:
-    """Append turns that see the prompt and each other; false, and nothing done, where the row gets beyond `room`.
-
-    before: words of the prompt that stand in one string with the first question.
-    """
+def add_conversation(row: Row, tokenizer: SentencePieceProcessor, asked: Sequence[Question], room: int) -> bool:
+    """Append turns that see the prompt and each other; false, and nothing done, where the row gets beyond `room`."""
     start = row.segments.index(1) if 1 in row.segments else len(row.tokens)
     tokens: list[int] = []
     answers: list[tuple[Question, int, int]] = []
     for question in asked:
-        tokens += tokenizer.encode(before + MESSAGES["text"].format(question=question.text) + " A:")
-        before = ""
+        tokens += tokenizer.encode(MESSAGES["text"].format(question=question.text) + " A:")
         answer = [*tokenizer.encode(question.answer), EOS]
         answers.append((question, len(row.tokens) + len(tokens), len(row.tokens) + len(tokens) + len(answer)))
         tokens += answer
@@ -130,23 +125,45 @@ def sample_row(
     return row
 
 
-def sample_long_row(tokenizer: SentencePieceProcessor, rng: Random, questions_of: int = 12) -> Row:
+def start_long_row(
+    tokenizer: SentencePieceProcessor, parts: Sequence[tuple[str, Sequence[int], Sequence[int] | None]]
+) -> Row:
+    """The prompt of `--long segments` up to the first question.
+
+    Args:
+        parts: the words that introduce each, and what stands for its video and its audio; None: a clip without sound.
+    """
+    tokens, text = [BOS], ""
+    for intro, video, audio in parts:
+        text += intro
+        if audio is not None:
+            tokens += [*tokenizer.encode(text + "Audio:"), *audio]
+            text = ""
+        tokens += [*tokenizer.encode(text + "Video:"), *video]
+        text = _BETWEEN
+    return Row(tokens, list(range(len(tokens))), [0] * len(tokens))
+
+
+def sample_long_row(tokenizer: SentencePieceProcessor, rng: Random) -> Row:
     """A long clip as the facts of its parts, each introduced with its times, and questions about all of it."""
     clip, parts = sample_parts(rng)
+    shown = [part_of(clip, part) for part in parts]
     heard = rng.random() < 0.8
-    tokens, text = [BOS], ""
-    for part in parts:
-        shown = part_of(clip, part)
-        text += part.intro
-        if heard:
-            tokens += [*tokenizer.encode(text + "Audio:"), *audio_tokens(shown, tokenizer, AUDIO_EMBEDS)]
-            text = ""
-        tokens += [*tokenizer.encode(text + "Video:"), *tokens_of(video_line(shown), tokenizer, VIDEO_EMBEDS)]
-        text = "Q: "
-    row, room = Row(tokens, list(range(len(tokens))), [0] * len(tokens)), len(tokens) + LONG_ROOM
-    for asked in long_questions(clip, parts, rng, questions_of):
+    row = start_long_row(
+        tokenizer,
+        [
+            (
+                part.intro,
+                tokens_of(video_line(one), tokenizer, VIDEO_EMBEDS),
+                audio_tokens(one, tokenizer, AUDIO_EMBEDS) if heard else None,
+            )
+            for part, one in zip(parts, shown, strict=True)
+        ],
+    )
+    room = len(row.tokens) + _LONG_ROOM
+    for asked in long_questions(clip, parts, rng, _MOST_LONG):
         if heard or asked.needs == "video":
-            add_conversation(row, tokenizer, [asked], room, text)
+            add_conversation(row, tokenizer, [asked], room)
     return row
 
 

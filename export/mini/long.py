@@ -72,7 +72,7 @@ def part_of(clip: Clip, part: Segment) -> Clip:
 def long_questions(clip: Clip, parts: Sequence[Segment], rng: Random, count_of: int) -> list[Question]:
     """Up to `count_of` questions about all of a long clip."""
     asked: list[Question] = []
-    for maker in rng.choices((_does, _heard, _order, _first, _last, _shape), (5, 4, 4, 2, 2, 1), k=4 * count_of):
+    for maker in rng.choices((_does, _heard, _order, _first, _last, _shape), (6, 5, 5, 1, 1, 1), k=4 * count_of):
         made = maker(clip, parts, rng)
         if made is not None and len(asked) < count_of:
             asked.append(made)

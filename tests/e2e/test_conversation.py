@@ -146,6 +146,31 @@ def test_old_turns_are_left_out_and_the_media_never(tiny_bundle: Path, timeline:
         assert ask(fresh, small, "Question number 11, please?", tokens=12).token_ids == usages[-1].token_ids
 
 
+def test_a_summary_takes_the_place_of_old_turns_where_that_was_asked_for(tiny_bundle: Path, timeline: Timeline) -> None:
+    with Engine.open(tiny_bundle, n_ctx=640) as small:
+        chat = small.chat(timeline, summarise=True)
+        usages = [ask(chat, small, f"Question number {number}, please?", tokens=12) for number in range(24)]
+        firsts = [number for number, usage in enumerate(usages) if usage.turns_left_out]
+        assert 2 < firsts[0] < 24
+        assert usages[firsts[0]].turns_left_out == firsts[0]  # all of them, at once
+        assert usages[firsts[0]].prompt_tokens < usages[firsts[0] - 1].prompt_tokens
+        assert len(chat.turns) == 24
+        assert chat._summary is not None
+        assert chat._summary.answer
+        spoken = b"".join(small._backbone.piece(key) for key in chat.last_prompt if isinstance(key, int))
+        assert chat._summary.question.encode() in spoken
+        media = [key for key in chat.last_prompt if isinstance(key, str)]
+        assert len(media) == len([key for key in _first_prompt(small, timeline) if isinstance(key, str)])
+        chat.clear()
+        assert chat._summary is None
+
+
+def _first_prompt(engine: Engine, timeline: Timeline) -> list[int | str]:
+    chat = engine.chat(timeline)
+    ask(chat, engine, "What?")
+    return chat.last_prompt
+
+
 @pytest.fixture(scope="module")
 def long_clip(tmp_path_factory: pytest.TempPathFactory, render_clip: Callable[..., Path]) -> Path:
     return render_clip(tmp_path_factory.mktemp("long") / "long.mp4", picture=True, sound=True, seconds=90)

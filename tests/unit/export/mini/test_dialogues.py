@@ -18,18 +18,21 @@ from vllama.export.mini.dialogues import (
     add_conversation,
     batch_of,
     sample_row,
+    start_long_row,
     start_row,
 )
 from vllama.export.mini.facts import audio_facts, video_facts
 from vllama.export.mini.kinds import questions
+from vllama.export.mini.questions import yes_no
 from vllama.export.mini.sampler import sample_clip
 from vllama.export.mini.tokenizer import read_tokenizer, train_tokenizer
 from vllama.export.mini.wording import MESSAGES, PROMPT
 from vllama.export.vocabulary import read_vocabulary
 from vllama.runtime.backbone import Backbone
-from vllama.runtime.prompt import Media, Turn, build_prompt
+from vllama.runtime.prompt import Media, Part, Turn, build_prompt
+from vllama.runtime.segments import plan_segments
 from vllama.runtime.spec import MediaTexts, MessageSpec, ModelSpec, PromptSpec
-from vllama.runtime.types import Embeds
+from vllama.runtime.types import Embeds, Span
 
 EMPTY = MediaTexts(video="", audio_video="", image="", audio="", text="")
 
@@ -115,6 +118,28 @@ def test_rows_are_tokenised_as_the_runtime_does(
             expected += segment
     row = start_row(tokenizer, kind, [VIDEO_PLACE] * 4, [AUDIO_PLACE] * 2)
     assert add_conversation(row, tokenizer, asked, room=1000)
+    _, start, _ = row.answers[-1]
+    assert row.tokens[:start] == expected
+
+
+@pytest.mark.parametrize("heard", [True, False])
+def test_long_rows_are_tokenised_as_the_runtime_does(
+    heard: bool, tokenizer: SentencePieceProcessor, spec: ModelSpec
+) -> None:
+    video, audio = Embeds(np.zeros((4, 8), np.float32), "video"), Embeds(np.zeros((2, 8), np.float32), "audio")
+    intros = [part.intro for part in plan_segments(Span(0.0, 65.0), 3, 1)]
+    media = Media(parts=tuple(Part(intro, Media(video=video, audio=audio if heard else None)) for intro in intros))
+    runtime = SimpleNamespace(_llama=SimpleNamespace(bos=1, eos=2, tokenize=tokenizer.encode))
+    expected: list[int] = []
+    for segment in Backbone.tokenize(runtime, build_prompt([Turn("Is it red?", media)], spec)):  # type: ignore[arg-type]
+        if isinstance(segment, Embeds):
+            expected += [VIDEO_PLACE] * 4 if segment is video else [AUDIO_PLACE] * 2
+        else:
+            expected += segment
+    places = [VIDEO_PLACE] * 4, [AUDIO_PLACE] * 2 if heard else None
+    row = start_long_row(tokenizer, [(intro, *places) for intro in intros])
+    asked = yes_no("is it", "Is it red?", "red", "the circle is blue", False)
+    assert add_conversation(row, tokenizer, [asked], 1000)
     _, start, _ = row.answers[-1]
     assert row.tokens[:start] == expected
 
