@@ -29,11 +29,17 @@ _EVENTS, _SOUNDS = 2, 1  # of a part: more a facts line does not hold
 
 
 def sample_parts(rng: Random) -> tuple[Clip, tuple[Segment, ...]]:
-    """A long clip for training with its parts; of what happens only what the facts of its parts say."""
-    number = rng.randint(_FEWEST, _MOST)
-    clip = sample_long_clip(rng, round(number * rng.uniform(*_PART_SECONDS), 2))
-    parts = plan_segments(Span.whole().within(clip.duration), number, 1)
-    return _as_shown(clip, parts), parts
+    """A long clip for training with its parts; of what happens only what the facts of its parts say.
+
+    In each part is something to be seen: facts have no word for nothing.
+    """
+    while True:
+        number = rng.randint(_FEWEST, _MOST)
+        clip = sample_long_clip(rng, round(number * rng.uniform(*_PART_SECONDS), 2))
+        parts = plan_segments(Span.whole().within(clip.duration), number, 1)
+        shown = _as_shown(clip, parts)
+        if all(part_of(shown, part).things for part in parts):
+            return shown, parts
 
 
 def _as_shown(clip: Clip, parts: Sequence[Segment]) -> Clip:

@@ -26,7 +26,7 @@ _RATE, _WARM_UP, _FLAT = 1e-3, 100, 0.6
 _SAVE_SECONDS = 180.0
 _AVERAGED = 100  # steps whose weights are averaged: single steps at the full rate forget and learn again
 _NOISE = 0.15  # of each embedding channel (std 0.7): what media put in place of words is never exact
-_LONG = 0.25  # share of batches about long clips, of half as many rows: they are twice as long
+_LONG = 0.08  # share of batches about long clips, of half as many rows: they are twice as long
 _CHECKED = 96  # rows of held-out clips that are asked at every checkpoint
 _SHAPE_STEP = 256  # answer tokens are padded to a multiple of it, so that few shapes of matrices occur
 
