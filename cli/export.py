@@ -31,7 +31,7 @@ def export(
     from vllama.export import export_model  # torch is loaded for this command only
 
     out = out or models_dir() / model
-    with part_bars() as progress:
+    with part_bars() as (progress, report):
         bundle = export_model(
             spec,
             weights,
@@ -40,6 +40,7 @@ def export(
             precision=precision,
             threads=threads,
             progress=progress,
+            report=report,
         )
     fidelity_table(bundle.manifest)
     print(bundle.folder)

@@ -140,8 +140,28 @@ def read_parts(spec: ModelSpec, weights: Path) -> list[Part]:
         MissingFileError: a file is not there.
         FileError: a key is missing, of another shape or unknown; named with its file.
     """
-    opened: dict[Path, dict[str, Tensor]] = {}
-    return [_read_part(name, spec, weights, opened) for name in graph_names(spec)]
+    return [read_part(name, spec, weights) for name in graph_names(spec)]
+
+
+def read_part(name: GraphName, spec: ModelSpec, weights: Path) -> Part:
+    """Open and check the files of one graph; they are mapped as long as its tensors are held.
+
+    Raises: as `read_parts` does.
+    """
+    expected = {key: tuple(tensor.shape) for key, tensor in empty_graph(name, spec).state_dict().items()}
+    state: dict[str, Tensor] = {}
+    positions = None
+    sources = _sources(name, spec, weights)
+    for source in sources:
+        found = open_state_dict(source.path)
+        wanted = {key.removeprefix(source.prefix): shape for key, shape in expected.items() if source.takes(key)}
+        if name in _POSITIONS:
+            wanted[_POSITIONS[name]] = _position_shape(name, spec)
+        fitting = _fitting(source, found, wanted, spec)
+        if name in _POSITIONS:
+            positions = fitting.pop(_POSITIONS[name])
+        state.update({source.prefix + key: tensor for key, tensor in fitting.items()})
+    return Part(name, state, tuple(source.path for source in sources), positions)
 
 
 def build_graph(part: Part, spec: ModelSpec) -> Graph:
@@ -178,25 +198,6 @@ def _sources(name: GraphName, spec: ModelSpec, weights: Path) -> list[_Source]:
         assert spec.files.al is not None
         path, ignored = find_file(weights, spec.files.al), f"{_IGNORED['branch']}|{_OTHER_BRANCH['audio']}"
     return [_Source(path, "", lambda key: True, ignored)]
-
-
-def _read_part(name: GraphName, spec: ModelSpec, weights: Path, opened: dict[Path, dict[str, Tensor]]) -> Part:
-    expected = {key: tuple(tensor.shape) for key, tensor in empty_graph(name, spec).state_dict().items()}
-    state: dict[str, Tensor] = {}
-    positions = None
-    sources = _sources(name, spec, weights)
-    for source in sources:
-        if source.path not in opened:
-            opened[source.path] = open_state_dict(source.path)
-        found = opened[source.path]
-        wanted = {key.removeprefix(source.prefix): shape for key, shape in expected.items() if source.takes(key)}
-        if name in _POSITIONS:
-            wanted[_POSITIONS[name]] = _position_shape(name, spec)
-        fitting = _fitting(source, found, wanted, spec)
-        if name in _POSITIONS:
-            positions = fitting.pop(_POSITIONS[name])
-        state.update({source.prefix + key: tensor for key, tensor in fitting.items()})
-    return Part(name, state, tuple(source.path for source in sources), positions)
 
 
 def _position_shape(name: GraphName, spec: ModelSpec) -> tuple[int, int]:

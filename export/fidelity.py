@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from vllama.runtime.backbone import Backbone
+from vllama.runtime.backbone import Backbone, Key
 from vllama.runtime.bundle import Bundle, FidelityRow
 from vllama.runtime.encoders import Encoders
 from vllama.runtime.pixels import timestamps
 from vllama.runtime.prompt import Media, Piece, Turn, build_prompt
 from vllama.runtime.spec import ModelSpec, Sampling
-from vllama.runtime.types import Float32, Frame, Samples
+from vllama.runtime.types import Embeds, Float32, Frame, Samples
+
+from .llama import LlamaFolder
+from .reference import Row, Rows, reference_bytes, reference_logits
 
 _QUESTIONS = (
     "What is happening here?",
@@ -28,8 +31,12 @@ _GREEDY = Sampling(temperature=0.0, top_p=1.0, top_k=0, max_tokens=_ANSWER_TOKEN
 
 @dataclass(frozen=True)
 class _Run:
+    """A greedy answer, and the logits (n, n_vocab) that each of its tokens, and its end, was chosen by."""
+
+    rows: list[Row]  # of the prompt
+    keys: list[Key]
     answer: list[int]
-    logits: Float32  # (answer tokens, n_vocab), each given the reference's answer before it
+    logits: Float32
 
 
 def fixed_prompts(bundle: Bundle) -> list[list[Piece]]:
@@ -43,54 +50,76 @@ def fixed_prompts(bundle: Bundle) -> list[list[Piece]]:
 
 
 def llm_fidelity(
-    reference: Path,
+    llama: LlamaFolder,
     quantised: Path,
     prompts: Sequence[Sequence[Piece]],
-    n_ctx: int,
     quant: str,
     threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> FidelityRow:
-    """Mean KL divergence (nats) and rate of equal most likely tokens over the reference's greedy answers, and how many
-    greedy answers come out different.
+    """Mean KL divergence (nats) and rate of equal most likely tokens over greedy answers of the quantised model, and
+    how many of them the original would not have given.
 
     Args:
-        reference: the unquantised GGUF. quantised: the one to be judged, of type `quant`.
-        progress: (prompts run, prompts to run), over both models.
+        llama: the original; it is read layer by layer, in float32.
+        quantised: the GGUF to be judged, of type `quant`.
+        progress: (bytes of weights used, bytes in all), over both models.
     """
-    total = 2 * len(prompts)
-    step = progress or (lambda done, total: None)
-    references: list[_Run] = []
-    with Backbone(reference, n_ctx, threads=threads, reference=True) as backbone:
-        for prompt in prompts:
-            answer = _greedy(backbone, prompt)
-            references.append(_Run(answer, _teacher_forced(backbone, prompt, answer)))
-            step(len(references), total)
+    size, step = quantised.stat().st_size, progress or (lambda done, total: None)
+    done, total = 0, size + reference_bytes(llama)
+
+    def used(count: int) -> None:
+        nonlocal done
+        done += count
+        step(min(done, total), total)
+
+    runs = list(_answered(quantised, prompts, threads, lambda: used(size // len(prompts))))
+    expected = _reference(llama, runs, used)
+    step(total, total)
     flips, divergences, same = 0, list[float](), list[bool]()
-    with Backbone(quantised, n_ctx, threads=threads, reference=True) as backbone:
-        for number, (prompt, run) in enumerate(zip(prompts, references, strict=True)):
-            flips += _greedy(backbone, prompt) != run.answer
-            logits = _teacher_forced(backbone, prompt, run.answer)
-            divergences += _kl(run.logits, logits).tolist()
-            same += (run.logits.argmax(-1) == logits.argmax(-1)).tolist()
-            step(len(prompts) + number + 1, total)
+    for run, logits in zip(runs, expected, strict=True):
+        equal = (logits.argmax(-1) == run.logits.argmax(-1)).tolist()
+        flips += not all(equal)
+        same += equal
+        divergences += _kl(logits, run.logits).tolist()
     return FidelityRow(
         "llm", quant, kl=float(np.mean(divergences)), same_top=float(np.mean(same)), flips=flips, prompts=len(prompts)
     )
 
 
-def _greedy(backbone: Backbone, prompt: Sequence[Piece]) -> list[int]:
-    backbone.prefill(backbone.tokenize(prompt))
-    return list(backbone.generate(_GREEDY, 0))
+def _answered(
+    quantised: Path, prompts: Sequence[Sequence[Piece]], threads: int | None, done: Callable[[], None]
+) -> Iterator[_Run]:
+    with Backbone(quantised, 2, threads=threads, reference=True) as backbone:
+        tokenised = [backbone.tokenize(prompt) for prompt in prompts]
+        longest = max(len(backbone.keys(segments)) for segments in tokenised)
+    with Backbone(quantised, longest + _ANSWER_TOKENS + 1, threads=threads, reference=True) as backbone:
+        for segments in tokenised:
+            backbone.prefill(segments)
+            answer, logits = [], []
+            for token in backbone.generate(_GREEDY, 0):
+                answer.append(token)
+                logits.append(backbone.logits())
+            if backbone.finish == "stop":
+                logits.append(backbone.logits())
+            yield _Run(list(_rows(segments)), backbone.keys(segments), answer, np.stack(logits))
+            done()
 
 
-def _teacher_forced(backbone: Backbone, prompt: Sequence[Piece], answer: Sequence[int]) -> Float32:
-    segments = backbone.tokenize(prompt)
-    rows = []
-    for length in range(max(len(answer), 1)):
-        backbone.prefill([*segments, list(answer[:length])] if length else segments)
-        rows.append(backbone.logits())
-    return np.stack(rows)
+def _reference(llama: LlamaFolder, runs: Sequence[_Run], used: Callable[[int], None]) -> list[Float32]:
+    """The original's logits at the same places, given the same answers."""
+    tree, wanted = Rows(), []
+    for run in runs:
+        given = run.answer[: len(run.logits) - 1]
+        places = tree.add([*run.rows, *given], [*run.keys, *given])
+        wanted.append(places[len(run.rows) - 1 :])
+    logits = reference_logits(llama, tree, [place for each in wanted for place in each], used)
+    return np.split(logits, np.cumsum([len(each) for each in wanted])[:-1])
+
+
+def _rows(segments: Sequence[list[int] | Embeds]) -> Iterator[Row]:
+    for segment in segments:
+        yield from segment if isinstance(segment, list) else segment.data
 
 
 def _kl(reference: Float32, other: Float32) -> np.ndarray:

@@ -20,6 +20,7 @@ StoredType = Literal["F32", "F16", "BF16"]
 _STORED: dict[torch.dtype, StoredType] = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 _IGNORED = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")  # computed from rope_theta
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
+_MAPPED_BYTES = 1 << 30
 _FORMATS = (("model", ".safetensors"), ("pytorch_model", ".bin"))
 
 
@@ -38,11 +39,18 @@ class LlamaConfig:
     n_ctx_train: int
 
 
+@dataclass(frozen=True)
+class _Stored:
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
 class LlamaFolder:
     """The tensors of one LLaMA, read when they are asked for.
 
     Attributes:
         config: its dimensions; vocab_size is the number of embedding rows.
+        shapes: names and shapes of its tensors, in the order of the computation.
         dtype: how the tensors are stored.
         vocabulary: one entry per embedding row.
         tokenizer: the SentencePiece model.
@@ -57,7 +65,8 @@ class LlamaFolder:
         self.config = config
         self.vocabulary = vocabulary
         self.tokenizer = vocabulary.sources[0]
-        self.dtype: StoredType = "F16" if base else _STORED[folder.tensors[_EMBEDDING].dtype]
+        self.shapes = tuple(tensor_shapes(config))
+        self.dtype: StoredType = "F16" if base else _STORED[folder.stored[_EMBEDDING].dtype]
         self.sources = tuple(sorted({*folder.sources, *(base.sources if base else ()), *vocabulary.sources}))
         self.ignored = tuple(sorted({*folder.ignored, *(base.ignored if base else ())}))
         self.notes = (*vocabulary.notes, *notes)
@@ -115,36 +124,45 @@ class _Folder:
         self.tied = bool(table.get("tie_word_embeddings", False))
         files, index = _find_shards(path)
         self.sources = [path / "config.json", *index, *files]
-        self.tensors: dict[str, torch.Tensor] = {}
+        self.stored: dict[str, _Stored] = {}
         self._where: dict[str, Path] = {}
         for file in files:
             for key, tensor in open_state_dict(file).items():
                 if key in self._where:
                     raise FileError(f"{file}: {key} is also in {self._where[key].name}; keep one set of shards")
-                self.tensors[key], self._where[key] = tensor, file
-        self.ignored = tuple(key for key in self.tensors if _IGNORED.fullmatch(key))
+                self.stored[key], self._where[key] = _Stored(tuple(tensor.shape), tensor.dtype), file
+        self.ignored = tuple(key for key in self.stored if _IGNORED.fullmatch(key))
         self._check(path)
+        self._open: tuple[Path, dict[str, torch.Tensor]] | None = None
+        self._read_bytes = 0
 
     def named(self, name: str) -> torch.Tensor:
-        return self.tensors[_EMBEDDING if name == _HEAD and _HEAD not in self.tensors else name]
+        key = _EMBEDDING if name == _HEAD and _HEAD not in self.stored else name
+        path = self._where[key]
+        # What was read of a mapped file counts as memory until the mapping is closed.
+        if self._open is None or self._open[0] != path or self._read_bytes > _MAPPED_BYTES:
+            self._open, self._read_bytes = (path, open_state_dict(path)), 0
+        tensor = self._open[1][key]
+        self._read_bytes += tensor.nbytes
+        return tensor
 
     def _check(self, path: Path) -> None:
         expected = dict(tensor_shapes(self.config))
         for key, shape in expected.items():
-            if key not in self.tensors:
+            if key not in self.stored:
                 if key == _HEAD and self.tied:
                     continue
                 raise FileError(f"{path}: no file has {key} {shape}; fetch the whole folder")
-            found = self.tensors[key]
-            if tuple(found.shape) != shape or found.dtype not in _STORED:
+            found = self.stored[key]
+            if found.shape != shape or found.dtype not in _STORED:
                 raise FileError(
                     f"{self._where[key]}: {key} is {found.dtype} {tuple(found.shape)} and config.json asks for {shape} "
                     "in float32, float16 or bfloat16; fetch both again"
                 )
-        surplus = self.tensors.keys() - expected.keys() - set(self.ignored)
+        surplus = self.stored.keys() - expected.keys() - set(self.ignored)
         if surplus:
             key = min(surplus)
-            shape = tuple(self.tensors[key].shape)
+            shape = self.stored[key].shape
             raise FileError(f"{self._where[key]}: {key} {shape} is no tensor of a LLaMA; use the original weights")
 
 

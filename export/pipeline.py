@@ -2,30 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import get_args
+from typing import TypeVar, get_args
 
 from safetensors.numpy import save_file
+from torch import Tensor
 
 from vllama.runtime.bundle import POSITIONS, SCHEMA, Bundle, FidelityRow, FileRecord, Manifest, hash_file, open_bundle
 from vllama.runtime.errors import SpecError
 from vllama.runtime.spec import ModelSpec, spec_to_dict
 
-from .checkpoint import Part, build_graph, position_tables, read_parts
+from .checkpoint import Part, position_tables, read_part, read_parts
 from .fidelity import fixed_prompts, llm_fidelity
+from .graphs import GraphName, empty_graph
+from .lent import Read
 from .llama import LlamaFolder, open_llama
+from .meter import Meter, PartCost
+from .observe import observe, run
 from .precision import Precision
+from .recipe import plan
+from .reference import reference_bytes
 from .staging import StagedPart, Staging, part_key, record_files
 from .to_gguf import QUANTS, gguf_bytes, to_gguf
-from .to_onnx import compare, to_onnx
+from .to_onnx import compare, examples, to_onnx
 
 Progress = Callable[[str, int, int], None]
+Report = Callable[[PartCost], None]
+_T = TypeVar("_T")
+_EXAMPLES = 2  # to fit the rounding to, and as many again to judge it by
 _TOOLS = ("vllama", "torch", "onnx", "onnxscript", "onnxruntime", "gguf", "llama-cpp-python")
-_WEIGHT_BYTES: dict[Precision, int] = {"fp32": 4, "fp16": 2, "int8": 1}
+_WEIGHT_BYTES: dict[Precision, float] = {"fp32": 4, "fp16": 2, "int8": 1.25}  # some are wider
 _SPARE_BYTES = 1 << 20  # graphs, tables and the manifest
 
 
@@ -38,6 +48,7 @@ def export_model(
     precision: str,
     threads: int | None = None,
     progress: Progress | None = None,
+    report: Report | None = None,
 ) -> Bundle:
     """Export one model; when it was interrupted, the same call goes on with the parts that are not finished.
 
@@ -45,7 +56,8 @@ def export_model(
         weights: the folder with the published files.
         out: the bundle's folder; it must not exist.
         quant: a name of `to_gguf.QUANTS`. precision: of the encoders, "fp32", "fp16" or "int8".
-        progress: called with (part, bytes done, bytes in all); the fidelity of the LLM counts prompts.
+        progress: called with (part, bytes done, bytes in all); a graph is first run "in float32", then written.
+        report: told what each part took that was made now.
 
     Raises:
         SpecError: there is no such quantisation or precision.
@@ -62,7 +74,9 @@ def export_model(
     try:
         staging.need(_size(parts, llama, chosen, quant))
         with staging.writing("the export"):
-            return _exported(spec, weights, staging, parts, llama, chosen, quant, threads, step)
+            return _exported(
+                spec, weights, staging, parts, llama, chosen, quant, threads, step, report or (lambda cost: None)
+            )
     finally:
         staging.discard_if_empty()
 
@@ -77,50 +91,88 @@ def _exported(
     quant: str,
     threads: int | None,
     step: Progress,
+    report: Report,
 ) -> Bundle:
-    sources = _hashed(weights, parts, llama, step)
+    sources = _metered("sources", report, lambda: _hashed(weights, parts, llama, step), _total)
     tools = {name: version(name) for name in _TOOLS}
 
-    def key(paths: tuple[Path, ...], *facts: object) -> str:
-        return part_key(spec_to_dict(spec), [sources[_relative(path, weights)].sha256 for path in paths], tools, *facts)
+    def made(
+        name: str, paths: tuple[Path, ...], facts: tuple[object, ...], make: Callable[[], StagedPart]
+    ) -> StagedPart:
+        hashes = [sources[_relative(path, weights)].sha256 for path in paths]
+        key = part_key(spec_to_dict(spec), hashes, tools, *facts)
+        return staging.make(name, key, lambda: _metered(name, report, make, lambda part: _total(part.files)))
 
-    made: dict[str, StagedPart] = {}
-    for part in parts:
-        make = partial(_graph, part, spec, staging.folder, precision, step)
-        made[part.name] = staging.make(part.name, key(part.sources, precision), make)
+    staged = [
+        made(part.name, part.sources, (precision,), partial(_graph, part.name, spec, weights, staging, precision, step))
+        for part in parts
+    ]
     tables = tuple(path for part in parts for path in part.sources)
-    made["positions"] = staging.make("positions", key(tables), partial(_positions, parts, staging.folder))
-    llm = f"llm-{quant}.gguf"
-    make_llm = partial(_llm, llama, spec, staging.folder, quant, partial(step, f"llm {quant}"))
-    made[f"llm {quant}"] = staging.make(f"llm {quant}", key(llama.sources, quant), make_llm)
+    staged.append(made("positions", tables, (), partial(_positions, parts, staging.folder)))
+    llm = f"llm {quant}"
+    staged.append(made(llm, llama.sources, (quant,), partial(_llm, llama, spec, staging, quant, partial(step, llm))))
     manifest = Manifest(
         schema_version=SCHEMA,
         model=spec.name,
         license=spec.license,
         spec=spec_to_dict(spec),
-        llm=llm,
+        llm=_gguf(quant),
         sources=sources,
-        files={name: record for part in made.values() for name, record in part.files.items()},
+        files={name: record for part in staged for name, record in part.files.items()},
         precision={**{part.name: precision for part in parts}, "llm": quant},
         tools=tools,
-        fidelity=tuple(row for part in made.values() for row in part.fidelity),
-        widened=tuple(note for part in made.values() for note in part.widened),
+        fidelity=tuple(row for part in staged for row in part.fidelity),
+        widened=tuple(note for part in staged for note in part.widened),
         notes=_notes(llama),
     )
     if quant != llama.dtype:
-        row = _judged(manifest, spec, staging, llama, key(llama.sources, llama.dtype), threads, step)
+        judge = partial(_judged, manifest, spec, staging, llama, threads, partial(step, "llm fidelity"))
+        row = _metered("llm fidelity", report, judge, lambda _: reference_bytes(llama))
         manifest = replace(manifest, fidelity=(*manifest.fidelity, row))
     staging.commit(manifest)
     return open_bundle(staging.out)
 
 
-def _graph(part: Part, spec: ModelSpec, folder: Path, precision: Precision, step: Progress) -> StagedPart:
-    graph = build_graph(part, spec)
-    path = folder / f"{part.name}.onnx"
-    to_onnx(graph, path, precision, partial(step, part.name))
-    cost = compare(graph, path)
-    row = FidelityRow(part.name, precision, max_abs=cost.max_abs, cosine=cost.cosine)
-    return StagedPart(record_files(folder, (path.name, f"{path.name}.data")), (row,))
+def _metered(name: str, report: Report, make: Callable[[], _T], size: Callable[[_T], int]) -> _T:
+    meter = Meter()
+    made = make()
+    report(meter.read(name, size(made)))
+    return made
+
+
+def _graph(
+    name: GraphName, spec: ModelSpec, weights: Path, staging: Staging, precision: Precision, step: Progress
+) -> StagedPart:
+    """One graph, run in float32, written, and judged; its weights are mapped, and held one matrix at a time."""
+    graph, state = empty_graph(name, spec), read_part(name, spec, weights).state
+    read, inputs, recipe = state.__getitem__, examples(graph, 2 * _EXAMPLES), None
+    counted = _counted(state, partial(step, f"{name} in float32"))
+    if precision == "int8" and graph.output != "embeds":
+        expected, seen = observe(graph, counted, inputs, _EXAMPLES)
+        recipe = plan(graph, seen)
+        # It is judged by what it was not fitted to.
+        inputs, expected = {key: array[_EXAMPLES:] for key, array in inputs.items()}, expected[_EXAMPLES:]
+    else:
+        expected = run(graph, counted, inputs)
+    path = staging.folder / f"{name}.onnx"
+    to_onnx(graph, read, path, precision, recipe, partial(step, name))
+    cost = compare(path, inputs, expected)
+    row = FidelityRow(name, precision, max_abs=cost.max_abs, relative=cost.relative, cosine=cost.cosine)
+    widened = tuple(f"{name}: {note}" for note in recipe.widened) if recipe else ()
+    return StagedPart(record_files(staging.folder, (path.name, f"{path.name}.data")), (row,), widened)
+
+
+def _counted(state: Mapping[str, Tensor], step: Callable[[int, int], None]) -> Read:
+    """Reads tensors, and tells how many bytes of them were read."""
+    total, done = sum(tensor.nbytes for tensor in state.values()), 0
+
+    def read(key: str) -> Tensor:
+        nonlocal done
+        done += state[key].nbytes
+        step(min(done, total), total)
+        return state[key]
+
+    return read
 
 
 def _positions(parts: list[Part], folder: Path) -> StagedPart:
@@ -128,10 +180,12 @@ def _positions(parts: list[Part], folder: Path) -> StagedPart:
     return StagedPart(record_files(folder, (POSITIONS,)))
 
 
-def _llm(llama: LlamaFolder, spec: ModelSpec, folder: Path, quant: str, step: Callable[[int, int], None]) -> StagedPart:
-    path = folder / f"llm-{quant}.gguf"
-    report = to_gguf(llama, spec, path, quant, step)
-    return StagedPart(record_files(folder, (path.name,)), widened=report.widened)
+def _llm(
+    llama: LlamaFolder, spec: ModelSpec, staging: Staging, quant: str, step: Callable[[int, int], None]
+) -> StagedPart:
+    path = staging.folder / _gguf(quant)
+    written = to_gguf(llama, spec, path, quant, step)
+    return StagedPart(record_files(staging.folder, (path.name,)), widened=written.widened)
 
 
 def _judged(
@@ -139,23 +193,19 @@ def _judged(
     spec: ModelSpec,
     staging: Staging,
     llama: LlamaFolder,
-    key: str,
     threads: int | None,
-    step: Progress,
+    step: Callable[[int, int], None],
 ) -> FidelityRow:
-    """The quantised LLM against the stored type, whose file `commit` removes again."""
-    name = f"llm {llama.dtype}"
-    make = partial(_llm, llama, spec, staging.folder, llama.dtype, partial(step, name))
-    (reference,) = staging.make(name, key, make).files
-    return llm_fidelity(
-        staging.folder / reference,
-        staging.folder / manifest.llm,
-        fixed_prompts(Bundle(staging.folder, manifest, spec)),
-        spec.llm.n_ctx,
-        manifest.precision["llm"],
-        threads,
-        partial(step, "llm fidelity"),
-    )
+    prompts = fixed_prompts(Bundle(staging.folder, manifest, spec))
+    return llm_fidelity(llama, staging.folder / manifest.llm, prompts, manifest.precision["llm"], threads, step)
+
+
+def _gguf(quant: str) -> str:
+    return f"llm-{quant}.gguf"
+
+
+def _total(files: Mapping[str, FileRecord]) -> int:
+    return sum(record.bytes for record in files.values())
 
 
 def _hashed(weights: Path, parts: list[Part], llama: LlamaFolder, step: Progress) -> dict[str, FileRecord]:
@@ -171,10 +221,9 @@ def _hashed(weights: Path, parts: list[Part], llama: LlamaFolder, step: Progress
 
 
 def _size(parts: list[Part], llama: LlamaFolder, precision: Precision, quant: str) -> int:
-    """About what the export writes, with the reference that the LLM is judged by."""
+    """About what the export writes."""
     weights = sum(tensor.numel() for part in parts for tensor in part.state.values())
-    types = {quant, llama.dtype}
-    return weights * _WEIGHT_BYTES[precision] + sum(gguf_bytes(llama, each) for each in types) + _SPARE_BYTES
+    return int(weights * _WEIGHT_BYTES[precision]) + gguf_bytes(llama, quant) + _SPARE_BYTES
 
 
 def _notes(llama: LlamaFolder) -> tuple[str, ...]:

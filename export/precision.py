@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
-from vllama.runtime.types import Float32
+from .recipe import Recipe
+from .rounding import ACTIVATION_MAX, SMALLEST_SCALE, round_weight, weight_scale
 
 Precision = Literal["fp32", "fp16", "int8"]
 
-# Without VNNI, x86 adds pairs of uint8 * int8 products in a saturating int16: 255 * 63 * 2 is the most that fits.
-_WEIGHT_MAX = 63
-_ACTIVATION_MAX = 127
+TRANSPOSED = "_transposed"  # what is added to a weight's key when it is stored as it is used
+_CONTRIB = "com.microsoft"
 _ZERO_POINT = 128
-_SMALLEST_SCALE = 1e-12  # a row of zeros stays a row of zeros
 _PRODUCTS = ("MatMul", "Gemm", "Conv")
 
 
@@ -33,7 +31,7 @@ def fold_transposes(model: ir.Model) -> None:
         shape = [_shape(tensor)[axis] for axis in order]
         folded = _weight(
             model,
-            f"{source.name}_transposed",
+            f"{source.name}{TRANSPOSED}",
             tensor.dtype,
             shape,
             partial(_transposed, tensor, order),
@@ -43,17 +41,17 @@ def fold_transposes(model: ir.Model) -> None:
     _drop_unused(model)
 
 
-def lower(model: ir.Model, precision: Precision, matmuls: bool) -> None:
+def lower(model: ir.Model, precision: Precision, recipe: Recipe | None = None) -> None:
     """Rewrite the graph in place.
 
     fp16: products in float16, everything between them in float32, as the original's autocast runs them. int8: products
-    with constant matrices in 8 bits, activations scaled per token so that a result does not depend on what else is in
-    the batch; weights within +-63. Where `matmuls` is False int8 only stores weights in float16: the small graphs.
+    with constant matrices in 8 bits as `recipe` has them, activations scaled per token, so that a result does not
+    depend on what else is in the batch. Without a recipe int8 only stores weights in float16: the small graphs.
     """
     if precision == "fp16":
         _half_products(model)
-    elif precision == "int8" and matmuls:
-        _eight_bit_products(model)
+    elif precision == "int8" and recipe is not None:
+        _eight_bit_products(model, recipe)
     elif precision == "int8":
         _half_weights(model)
     _drop_unused(model)
@@ -79,55 +77,71 @@ def _half_weights(model: ir.Model) -> None:
                 node.replace_input_with(index, before.cast(_half(model, value), ir.DataType.FLOAT))
 
 
-def _eight_bit_products(model: ir.Model) -> None:
-    quantised: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
-    zero_point = _weight(model, "zero_point", ir.DataType.UINT8, [], lambda: np.array(_ZERO_POINT, np.uint8))
+def _eight_bit_products(model: ir.Model, recipe: Recipe) -> None:
+    tokens: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
     for node in [node for node in model.graph if node.op_type == "MatMul"]:
         x, weight = node.inputs
         if x is None or weight is None or weight.const_value is None or len(weight.const_value.shape) != 2:
             continue
+        key = (weight.name or "").removesuffix(TRANSPOSED)
+        form, factor = recipe.forms.get(key, "narrow"), recipe.inputs.get(key)
         build = _Builder(model, node)
-        if x not in quantised:
-            quantised[x] = _quantise_tokens(model, build, x)
-        q, token_scale = quantised[x]
-        w, channel_scale = _quantise_weight(model, weight)
-        total = build.cast(build.add("MatMulInteger", q, w, zero_point), ir.DataType.FLOAT)
-        product = build.add("Mul", build.add("Mul", total, token_scale), channel_scale)
+        if factor is not None:
+            x = build.add("Mul", x, _constant(model, f"{key}_input", factor))
+        if form == "float":
+            node.replace_input_with(0, x)
+            continue
+        if x not in tokens:
+            tokens[x] = _quantise_tokens(model, build, x)
+        product = _product(model, build, *tokens[x], weight, wide=form == "wide")
         _reroute(model, node.outputs[0], product)
         model.graph.remove(node, safe=True)
 
 
 def _quantise_tokens(model: ir.Model, build: _Builder, x: ir.Value) -> tuple[ir.Value, ir.Value]:
-    """x (..., K) -> uint8 around 128 and its scale (..., 1), one per token."""
+    """x (..., K) -> uint8 around 128 and the largest of each token (..., 1), which 127 stands for."""
     axis = _constant(model, "last_axis", np.array([-1], np.int64))
-    smallest = _constant(model, "smallest_scale", np.array(_SMALLEST_SCALE, np.float32))
-    step = _constant(model, "step", np.array(1 / _ACTIVATION_MAX, np.float32))
-    centre = _constant(model, "centre", np.array(_ZERO_POINT, np.float32))
-    largest = build.add("ReduceMax", build.add("Abs", x), axis, keepdims=1)
-    scale = build.add("Mul", build.add("Max", largest, smallest), step)
-    rounded = build.add("Add", build.add("Round", build.add("Div", x, scale)), centre)
-    return build.cast(rounded, ir.DataType.UINT8), scale
+    smallest = _constant(model, "smallest_scale", np.array(SMALLEST_SCALE, np.float32))
+    step = _constant(model, "step", np.array(1 / ACTIVATION_MAX, np.float32))
+    largest = build.add("Max", build.add("ReduceMax", build.add("Abs", x), axis, keepdims=1), smallest)
+    return build.add("QuantizeLinear", build.add("Div", x, largest), step, _zero_point(model)), largest
 
 
-def _quantise_weight(model: ir.Model, weight: ir.Value) -> tuple[ir.Value, ir.Value]:
-    """(K, N) -> int8 within +-63 and its scale (N,), one per output channel."""
+def _product(
+    model: ir.Model, build: _Builder, q: ir.Value, largest: ir.Value, weight: ir.Value, *, wide: bool
+) -> ir.Value:
+    """The product of rounded tokens and a weight (K, N); wide: of both its roundings, added."""
     tensor = weight.const_value
     assert tensor is not None
-    shape = _shape(tensor)
+    inputs, outputs = _shape(tensor)
+    columns, suffix = (2 * outputs, "_wide") if wide else (outputs, "")
 
-    def scale() -> Float32:
-        largest: Float32 = np.maximum(np.abs(tensor.numpy()).max(0), _SMALLEST_SCALE)
-        return (largest / _WEIGHT_MAX).astype(np.float32)
+    def steps() -> np.ndarray:
+        return round_weight(tensor.numpy(), wide=wide)
 
-    def rounded() -> NDArray[np.int8]:
-        steps: Float32 = np.rint(tensor.numpy() / scale())
-        return np.clip(steps, -_WEIGHT_MAX, _WEIGHT_MAX).astype(np.int8)
+    def scale() -> np.ndarray:  # a step of the tokens is a 127th of their largest
+        return weight_scale(tensor.numpy(), wide=wide) / np.float32(ACTIVATION_MAX)
 
-    name = weight.name
-    return (
-        _weight(model, f"{name}_int8", ir.DataType.INT8, shape, rounded),
-        _weight(model, f"{name}_scale", ir.DataType.FLOAT, shape[1:], scale),
-    )
+    w = _weight(model, f"{weight.name}_int8{suffix}", ir.DataType.INT8, [inputs, columns], steps)
+    s = _weight(model, f"{weight.name}_scale{suffix}", ir.DataType.FLOAT, [columns], scale)
+    model.graph.opset_imports[_CONTRIB] = 1
+    one = _constant(model, "one", np.array(1, np.float32))
+    total = build.add("MatMulIntegerToFloat", q, w, one, s, _zero_point(model), domain=_CONTRIB)
+    if wide:
+        total = build.add("Add", *build.split(total))
+    return build.add("Mul", total, largest)
+
+
+def _zero_point(model: ir.Model) -> ir.Value:
+    return _constant(model, "zero_point", np.array(_ZERO_POINT, np.uint8))
+
+
+class Computed(ir.Tensor[np.ndarray]):
+    """A tensor that is written in a way that fails with a reason: numpy's own only tells how much it could write."""
+
+    def tofile(self, file: BinaryIO) -> None:
+        """Write its bytes."""
+        file.write(self.tobytes())
 
 
 class _Builder:
@@ -138,14 +152,21 @@ class _Builder:
         self._anchor = anchor
         self._after = after
 
-    def add(self, op: str, *inputs: ir.Value, **attributes: int) -> ir.Value:
-        node = ir.node(op, inputs, attributes)
-        node.outputs[0].name = f"{op}_{len(self._graph)}_{self._anchor.outputs[0].name}"
+    def add(self, op: str, *inputs: ir.Value, domain: str = "", **attributes: int) -> ir.Value:
+        return self._insert(ir.node(op, inputs, attributes, domain=domain))[0]
+
+    def split(self, value: ir.Value) -> Sequence[ir.Value]:
+        """The two halves of the last axis."""
+        return self._insert(ir.node("Split", [value], {"axis": -1, "num_outputs": 2}, num_outputs=2))
+
+    def _insert(self, node: ir.Node) -> Sequence[ir.Value]:
+        for index, output in enumerate(node.outputs):
+            output.name = f"{node.op_type}_{len(self._graph)}_{index}_{self._anchor.outputs[0].name}"
         if self._after:
             self._graph.insert_after(self._anchor, node)
         else:
             self._graph.insert_before(self._anchor, node)
-        return node.outputs[0]
+        return node.outputs
 
     def cast(self, value: ir.Value, dtype: ir.DataType) -> ir.Value:
         wide = self.add("Cast", value, to=int(dtype))
@@ -172,7 +193,7 @@ def _weight(
     known = model.graph.initializers.get(name)
     if known is not None:
         return known
-    tensor = ir.LazyTensor(lambda: ir.Tensor(make(), name=name), dtype=dtype, shape=ir.Shape(shape), name=name)
+    tensor = ir.LazyTensor(lambda: Computed(make(), name=name), dtype=dtype, shape=ir.Shape(shape), name=name)
     value = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape), const_value=tensor)
     model.graph.register_initializer(value)
     return value

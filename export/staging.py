@@ -132,7 +132,9 @@ class Staging:
 
     def _keep(self, names: set[str]) -> None:
         for path in self.folder.iterdir():
-            if path.name not in names and not path.is_dir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name not in names:
                 path.unlink()
 
     def _whole(self, part: StagedPart) -> bool:

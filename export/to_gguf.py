@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from vllama.runtime.errors import DiskFullError, FileError, SpecError
 from vllama.runtime.spec import ModelSpec
 
-from .llama import LlamaConfig, LlamaFolder, tensor_shapes
+from .llama import LlamaConfig, LlamaFolder
 from .quants import QUANTS as QUANTS
 from .quants import fitted, quantise, row_bytes, tensor_type
 
@@ -91,7 +91,7 @@ def to_gguf(
     """
     if quant not in QUANTS:
         raise SpecError(f"quantization {quant!r} is not known; use one of {', '.join(QUANTS)}")
-    plan = [_planned(name, shape, quant, llama.config) for name, shape in tensor_shapes(llama.config)]
+    plan = [_planned(name, shape, quant, llama.config) for name, shape in llama.shapes]
     writer = gguf.GGUFWriter(path, "llama")
     try:
         _add_metadata(writer, llama, spec, quant)
@@ -115,7 +115,7 @@ def to_gguf(
 
 def gguf_bytes(llama: LlamaFolder, quant: str) -> int:
     """Bytes of the tensors that `to_gguf` writes."""
-    return _total([_planned(name, shape, quant, llama.config) for name, shape in tensor_shapes(llama.config)])
+    return _total([_planned(name, shape, quant, llama.config) for name, shape in llama.shapes])
 
 
 def permuted(weight: torch.Tensor, num_heads: int) -> torch.Tensor:

@@ -16,6 +16,7 @@ from .types import Float32
 if TYPE_CHECKING:
     import onnxruntime
 
+READY = "vllama.ready"  # marks a graph in which ONNX Runtime has nothing left to improve on a CPU
 _PROVIDERS = {"cpu": ["CPUExecutionProvider"], "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"]}
 
 
@@ -62,6 +63,28 @@ class OnnxBackend:
 
 def _open_session(path: Path, device: str, threads: int | None) -> onnxruntime.InferenceSession:
     ort = _import_onnxruntime()
+    wanted = _PROVIDERS[device][0]
+    if wanted not in ort.get_available_providers():
+        raise BackendUnavailableError(f"this onnxruntime has no {wanted}; install `vllama[cuda]` or use --device cpu")
+    options = _options(ort, threads)
+    try:
+        session = None
+        if device == "cpu":
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+            session = ort.InferenceSession(str(path), options, providers=_PROVIDERS[device])
+        if session is None or READY not in session.get_modelmeta().custom_metadata_map:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+            session = ort.InferenceSession(str(path), options, providers=_PROVIDERS[device])
+    except _failures(ort) as error:
+        raise FileError(f"{path}: not a usable ONNX graph ({_one_line(error)}); export the model again") from error
+    if wanted not in session.get_providers():  # onnxruntime falls back to the CPU with no more than a printed line
+        raise BackendUnavailableError(
+            f"ONNX Runtime cannot use {wanted} here; install `vllama[cuda]` or use --device cpu"
+        )
+    return session
+
+
+def _options(ort: ModuleType, threads: int | None) -> onnxruntime.SessionOptions:
     options = ort.SessionOptions()
     options.log_severity_level = 4  # failures come back as exceptions; the log would be a second voice on stderr
     options.intra_op_num_threads = threads or os.cpu_count() or 1
@@ -70,18 +93,7 @@ def _open_session(path: Path, device: str, threads: int | None) -> onnxruntime.I
     options.add_session_config_entry("session.disable_prepacking", "1")
     # Spinning workers would take the cores from the language model.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    wanted = _PROVIDERS[device][0]
-    if wanted not in ort.get_available_providers():
-        raise BackendUnavailableError(f"this onnxruntime has no {wanted}; install `vllama[cuda]` or use --device cpu")
-    try:
-        session = ort.InferenceSession(str(path), options, providers=_PROVIDERS[device])
-    except _failures(ort) as error:
-        raise FileError(f"{path}: not a usable ONNX graph ({_one_line(error)}); export the model again") from error
-    if wanted not in session.get_providers():  # onnxruntime falls back to the CPU with no more than a printed line
-        raise BackendUnavailableError(
-            f"ONNX Runtime cannot use {wanted} here; install `vllama[cuda]` or use --device cpu"
-        )
-    return session
+    return options
 
 
 def _import_onnxruntime() -> ModuleType:

@@ -11,14 +11,19 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from vllama.export.fidelity import _kl, fixed_prompts, llm_fidelity
-from vllama.export.llama import open_llama
+from vllama.export.llama import LlamaFolder, open_llama
 from vllama.export.to_gguf import to_gguf
 from vllama.runtime.bundle import Bundle, open_bundle
-from vllama.runtime.prompt import Piece, Turn, build_prompt
+from vllama.runtime.prompt import Media, Piece, Turn, build_prompt
 from vllama.runtime.spec import ModelSpec
 from vllama.runtime.types import Embeds
 
 Gguf = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def llama(vicuna_spec: ModelSpec, tiny_weights: Path) -> LlamaFolder:
+    return open_llama(vicuna_spec, tiny_weights)
 
 
 @pytest.fixture(scope="module")
@@ -42,32 +47,34 @@ def gguf(vicuna_spec: ModelSpec, tiny_weights: Path, tmp_path_factory: pytest.Te
 
 
 @pytest.fixture(scope="module")
-def original(gguf: Gguf) -> Path:
-    return gguf()
-
-
-@pytest.fixture(scope="module")
 def prompts(vicuna_spec: ModelSpec) -> list[list[Piece]]:
-    return [build_prompt([Turn(question)], vicuna_spec) for question in ("What is it?", "Who sings?", "Where?")]
+    rng = np.random.default_rng(0)
+    video = Embeds(rng.standard_normal((5, vicuna_spec.llm.hidden_size)).astype(np.float32), "video")
+    questions = ("What is it?", "Who sings?", "Where?")
+    return [build_prompt([Turn(question, Media(video=video))], vicuna_spec) for question in questions[:1]] + [
+        build_prompt([Turn(question)], vicuna_spec) for question in questions[1:]
+    ]
 
 
-def test_model_judged_by_itself_costs_nothing(original: Path, prompts: list[list[Piece]]) -> None:
+def test_model_judged_by_itself_costs_nothing(llama: LlamaFolder, gguf: Gguf, prompts: list[list[Piece]]) -> None:
     steps: list[tuple[int, int]] = []
-    row = llm_fidelity(original, original, prompts, 256, "F32", 1, lambda *step: steps.append(step))
+    row = llm_fidelity(llama, gguf(), prompts, "F32", 1, lambda *step: steps.append(step))
     assert (row.part, row.precision) == ("llm", "F32")
-    assert (row.kl, row.same_top, row.flips, row.prompts) == (0.0, 1.0, 0, 3)
-    assert steps == [(done, 6) for done in range(1, 7)]
+    assert row.kl == pytest.approx(0, abs=1e-8)
+    assert (row.same_top, row.flips, row.prompts) == (1.0, 0, 3)
+    assert steps == sorted(steps)
+    assert steps[-1][0] == steps[-1][1] > 0
 
 
-def test_sharper_model_differs_and_flips_nothing(original: Path, gguf: Gguf, prompts: list[list[Piece]]) -> None:
-    row = llm_fidelity(original, gguf(lambda head: 2 * head), prompts, 256, "x2", 1)
+def test_sharper_model_differs_and_flips_nothing(llama: LlamaFolder, gguf: Gguf, prompts: list[list[Piece]]) -> None:
+    row = llm_fidelity(llama, gguf(lambda head: 2 * head), prompts, "x2", 1)
     assert row.kl is not None
     assert row.kl > 1e-3
     assert (row.same_top, row.flips) == (1.0, 0)
 
 
-def test_model_with_other_words_flips_every_answer(original: Path, gguf: Gguf, prompts: list[list[Piece]]) -> None:
-    row = llm_fidelity(original, gguf(lambda head: head.roll(1, 0)), prompts, 256, "rolled", 1)
+def test_model_with_other_words_flips_every_answer(llama: LlamaFolder, gguf: Gguf, prompts: list[list[Piece]]) -> None:
+    row = llm_fidelity(llama, gguf(lambda head: head.roll(1, 0)), prompts, "rolled", 1)
     assert row.same_top is not None
     assert row.same_top < 0.2
     assert row.flips == len(prompts)

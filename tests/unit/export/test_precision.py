@@ -9,12 +9,14 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from vllama.export.precision import Precision, fold_transposes, lower
+from vllama.export.recipe import Form, Recipe
 from vllama.runtime.backend import open_backend
 
 RNG = np.random.default_rng(0)
 WEIGHT = RNG.standard_normal((6, 70)).astype(np.float32)  # (out, in) as torch keeps it
 BIAS = RNG.standard_normal(6).astype(np.float32)
 X = RNG.standard_normal((3, 4, 70)).astype(np.float32)
+FACTOR = RNG.uniform(0.1, 10, 70).astype(np.float32)
 
 
 def linear(weight: np.ndarray = WEIGHT, bias: np.ndarray = BIAS) -> ir.Model:
@@ -51,10 +53,10 @@ def attention() -> ir.Model:
     )
 
 
-def lowered(precision: Precision, matmuls: bool = True, weight: np.ndarray = WEIGHT) -> ir.Model:
+def lowered(precision: Precision, recipe: Recipe | None = None, weight: np.ndarray = WEIGHT) -> ir.Model:
     model = linear(weight)
     fold_transposes(model)
-    lower(model, precision, matmuls)
+    lower(model, precision, recipe)
     return model
 
 
@@ -98,33 +100,35 @@ def test_fp32_changes_nothing() -> None:
     model = linear()
     fold_transposes(model)
     before = operations(model)
-    lower(model, "fp32", matmuls=True)
+    lower(model, "fp32")
     assert operations(model) == before
     assert {value.dtype for value in model.graph.initializers.values()} == {ir.DataType.FLOAT}
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4])
 def test_int8_weights_stay_within_63_in_the_file(scale: float, tmp_path: Path) -> None:
-    weights = written(lowered("int8", weight=WEIGHT * np.float32(scale)), tmp_path)
+    weights = written(lowered("int8", Recipe(), weight=WEIGHT * np.float32(scale)), tmp_path)
     (rounded,) = [array for array in weights.values() if array.dtype == np.int8]
     assert (np.abs(rounded).max(0) == 63).all()
     (steps,) = [array for name, array in weights.items() if name.endswith("_scale") and array.shape == (6,)]
+    steps = 127 * steps  # a step of the tokens is a 127th of their largest, and is in the file's scale too
     np.testing.assert_allclose(rounded * steps, WEIGHT.T * scale, atol=0.51 * steps.max())
     assert not [array for array in weights.values() if array.dtype == np.float32 and array.size == WEIGHT.size]
 
 
 def test_int8_products_are_near_and_share_one_rounding_of_their_input(tmp_path: Path) -> None:
-    model = lowered("int8")
-    assert operations(model).count("MatMulInteger") == 2
-    assert operations(model).count("Round") == 1
+    model = lowered("int8", Recipe())
+    assert operations(model).count("MatMulIntegerToFloat") == 2
+    assert operations(model).count("QuantizeLinear") == 1
     outputs = ran(model, tmp_path)
     for name, wanted in (("y", X @ WEIGHT.T + BIAS), ("z", X @ WEIGHT.T)):
         assert outputs[name].dtype == np.float32
         assert np.linalg.norm(outputs[name] - wanted) < 0.02 * np.linalg.norm(wanted)
 
 
-def test_int8_token_is_the_same_to_the_bit_whatever_is_beside_it(tmp_path: Path) -> None:
-    model = lowered("int8")
+@pytest.mark.parametrize("recipe", [Recipe(), Recipe(forms={"w": "wide"}), Recipe(inputs={"w": FACTOR})])
+def test_int8_token_is_the_same_to_the_bit_whatever_is_beside_it(recipe: Recipe, tmp_path: Path) -> None:
+    model = lowered("int8", recipe)
     alone = ran(model, tmp_path, X[:1, :1])["y"]
     loud = X.copy()
     loud[:, 1:] *= 1000
@@ -136,17 +140,45 @@ def test_int8_token_is_the_same_to_the_bit_whatever_is_beside_it(tmp_path: Path)
 def test_int8_token_and_channel_of_zeros_stay_zero(tmp_path: Path) -> None:
     weight, x = WEIGHT.copy(), X.copy()
     weight[2], x[0, 1] = 0, 0
-    outputs = ran(lowered("int8", weight=weight), tmp_path, x)
+    outputs = ran(lowered("int8", Recipe(), weight=weight), tmp_path, x)
     np.testing.assert_array_equal(outputs["z"][..., 2], 0)
     np.testing.assert_array_equal(outputs["y"][0, 1], BIAS)
     assert np.isfinite(outputs["y"]).all()
 
 
+def test_wide_products_keep_both_roundings_within_63_and_err_by_the_tokens_alone(tmp_path: Path) -> None:
+    model = lowered("int8", Recipe(forms={"w": "wide"}))
+    assert operations(model).count("MatMulIntegerToFloat") == 2
+    (rounded,) = [array for array in written(model, tmp_path).values() if array.dtype == np.int8]
+    assert rounded.shape == (70, 12)
+    assert (np.abs(rounded).max(0) <= 63).all()
+    found, wanted = ran(model, tmp_path)["z"], X @ WEIGHT.T
+    tokens = np.abs(X).max(-1, keepdims=True) / 127
+    rounded_tokens = np.rint(X / tokens) * tokens
+    np.testing.assert_allclose(found, rounded_tokens @ WEIGHT.T, atol=6e-3)
+    narrow = ran(lowered("int8", Recipe()), tmp_path)["z"]
+    assert np.linalg.norm(found - wanted) < 0.8 * np.linalg.norm(narrow - wanted)
+
+
+def test_float_products_are_not_rounded(tmp_path: Path) -> None:
+    model = lowered("int8", Recipe(forms={"w": "float"}))
+    assert operations(model) == ["MatMul", "Add", "MatMul"]
+    np.testing.assert_allclose(ran(model, tmp_path)["z"], X @ WEIGHT.T, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", ["narrow", "float"])
+def test_factor_of_an_input_is_applied_before_it_is_rounded(form: Form, tmp_path: Path) -> None:
+    loud = X / FACTOR
+    recipe = Recipe(inputs={"w": FACTOR}, forms={"w": form})
+    found, wanted = ran(lowered("int8", recipe), tmp_path, loud)["z"], X @ WEIGHT.T
+    assert np.linalg.norm(found - wanted) < 0.02 * np.linalg.norm(wanted)
+
+
 @pytest.mark.parametrize("precision", ["int8", "fp16"])
 def test_products_of_two_activations_are_still_right(precision: Precision, tmp_path: Path) -> None:
     model = attention()
-    lower(model, precision, matmuls=True)
-    assert "MatMulInteger" not in operations(model)
+    lower(model, precision, Recipe())
+    assert "MatMulIntegerToFloat" not in operations(model)
     np.testing.assert_allclose(ran(model, tmp_path)["y"], X @ X.transpose(0, 2, 1), rtol=0, atol=0.2)
 
 
@@ -169,7 +201,7 @@ def test_fp16_multiplies_halves_and_keeps_inputs_and_outputs_wide(tmp_path: Path
 
 
 def test_small_graphs_only_store_their_matrices_narrow(tmp_path: Path) -> None:
-    model = lowered("int8", matmuls=False)
+    model = lowered("int8")
     weights = written(model, tmp_path)
     assert {array.dtype: array.shape for array in weights.values()} == {
         np.dtype(np.float16): (70, 6),
@@ -192,7 +224,7 @@ def test_bias_of_a_product_with_one_stays_wide_in_small_graphs(tmp_path: Path) -
     model = ir.serde.deserialize_model(
         helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     )
-    lower(model, "int8", matmuls=False)
+    lower(model, "int8")
     weights = written(model, tmp_path)
     assert {array.shape: array.dtype for array in weights.values()} == {(6, 70): np.float16, (6,): np.float32}
     half = WEIGHT.astype(np.float16).astype(np.float32)

@@ -1,0 +1,45 @@
+"""What making one part took: time, processor time, and the most memory it had at once."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+_STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+@dataclass(frozen=True)
+class PartCost:
+    """seconds of wall time, and of processor time in all threads; peak_bytes: most memory at once, mapped files
+    included, None where the system does not tell it part by part."""
+
+    part: str
+    bytes: int
+    seconds: float
+    cpu_seconds: float
+    peak_bytes: int | None
+
+
+class Meter:
+    """Runs from its making."""
+
+    def __init__(self) -> None:
+        with contextlib.suppress(OSError):
+            _RESET.write_text("5")  # the peak of this process begins anew, on Linux
+        self._started = time.perf_counter(), time.process_time()
+
+    def read(self, part: str, size: int) -> PartCost:
+        """What it took until now to make so many bytes."""
+        seconds, cpu_seconds = time.perf_counter() - self._started[0], time.process_time() - self._started[1]
+        return PartCost(part, size, seconds, cpu_seconds, _peak())
+
+
+def _peak() -> int | None:
+    try:
+        lines = _STATUS.read_text("utf-8").splitlines()
+    except OSError:
+        return None
+    kilobytes = next((line.split()[1] for line in lines if line.startswith("VmHWM")), None)
+    return int(kilobytes) * 1024 if kilobytes else None
