@@ -22,10 +22,12 @@ from vllama.runtime.errors import (
 from .ask import ask
 from .chat import chat
 from .demo import demo
+from .devices import devices
 from .eval import evaluate
 from .export import export
 from .index import index
 from .replay import replay
+from .watch import watch
 
 # The first that fits an error; README.md documents them.
 _EXIT_CODES: tuple[tuple[type[VllamaError], int], ...] = (
@@ -50,10 +52,12 @@ app = typer.Typer(
 app.command()(ask)
 app.command()(chat)
 app.command()(demo)
+app.command()(devices)
 app.command("eval")(evaluate)
 app.command()(export)
 app.add_typer(index)
 app.command()(replay)
+app.command()(watch)
 
 
 def main() -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from vllama.runtime import Engine, Sampling, SpecError, view
+from vllama.runtime import Budget, Engine, Sampling, Span, SpecError, view
 from vllama.runtime.bundle import SHIPPED
+from vllama.runtime.times import make_span
 
 Model = Annotated[
     str | None, typer.Option("--model", "-m", envvar="VLLAMA_MODEL", help="A bundle: its name or its folder.")
@@ -34,9 +36,73 @@ Long = Annotated[
         "--long", help="How a span of many frames is looked at; default: frames where they cover it, else memory."
     ),
 ]
+Summarise = Annotated[
+    bool,
+    typer.Option("--summarise", help="When the context is full, let a summary take the place of the oldest turns."),
+]
 Record = Annotated[
     Path | None, typer.Option("--record", help="Write all that an answer was made of, for `vllama replay`.")
 ]
+Webcam = Annotated[
+    str | None,
+    typer.Option(
+        "--webcam", metavar="SOURCE", help="A camera: number, name, device, or the address of a stream; or a file."
+    ),
+]
+Mic = Annotated[str | None, typer.Option("--mic", metavar="DEVICE", help="A microphone: its number or name.")]
+Window = Annotated[str, typer.Option("--window", help="What a question is about, live: the last 10s.")]
+Speech = Annotated[bool, typer.Option("--speech", help="What is said into the microphone is asked.")]
+SpeechModel = Annotated[
+    Path | None,
+    typer.Option(
+        "--speech-model", metavar="DIR", envvar="VLLAMA_SPEECH_MODEL",
+        help="A Whisper in CTranslate2's format, for --speech and /talk.",
+    ),
+]  # fmt: skip
+SpeechLanguage = Annotated[
+    str | None, typer.Option("--speech-language", metavar="CODE", help="What is spoken: en; default: the model hears.")
+]
+Aloud = Annotated[bool, typer.Option("--aloud", help="Read answers aloud, with the system's voice.")]
+Headphones = Annotated[bool, typer.Option("--headphones", help="The microphone cannot hear what is read aloud.")]
+Memory = Annotated[str, typer.Option("--memory", help="How much of what was seen and heard is kept, live.")]
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmg]?)(i?)b?", re.IGNORECASE)
+_LIVE_FPS = 4.0
+
+
+@dataclass(frozen=True)
+class Sources:
+    """A camera, a microphone or both, and how they are followed. window: `Span.last`."""
+
+    camera: str | None
+    microphone: str | None
+    window: Span
+    budget: Budget
+    fps: float
+
+
+def live(webcam: str | None, mic: str | None, window: str, memory: str, fps: float | None) -> Sources | None:
+    """What the options of live sources say; None where there is neither.
+
+    Raises:
+        SpecError: one of them makes no sense.
+    """
+    if webcam is None and mic is None:
+        return None
+    return Sources(webcam, mic, make_span(last=window), Budget(bytes=file_size(memory)), fps or _LIVE_FPS)
+
+
+def file_size(text: str) -> int:
+    """Bytes, of 256MB, 1.5GB or 64MiB.
+
+    Raises:
+        SpecError: it is no such thing.
+    """
+    found = _SIZE.fullmatch(text.strip())
+    if found is None:
+        raise SpecError(f"{text!r} is no size; write 256MB, 1.5GB or 64MiB")
+    power = " kmg".index(found[2].lower() or " ")
+    return int(float(found[1]) * (1024 if found[3] else 1000) ** power)
 
 
 def sampling(

@@ -71,5 +71,22 @@ def contact_sheet(frames: Sequence[Frame], path: Path) -> None:
         ) from error
 
 
+def write_picture(pixels: NDArray[np.uint8], path: Path) -> None:
+    """Write one picture, (h, w, 3), RGB, to a new file.
+
+    Raises:
+        FileError: it is there already, or cannot be written.
+    """
+    suffixes = Image.registered_extensions()
+    if path.suffix.lower() not in suffixes:
+        raise FileError(f"{path}: {path.suffix or 'no ending'} is no kind of picture; give a .png or .jpg")
+    try:
+        with path.open("xb") as file:
+            Image.fromarray(pixels).save(file, suffixes[path.suffix.lower()])
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise FileError(f"{path}: {reason}; give a new .png or .jpg in a folder that is there") from error
+
+
 def _colour(pixel: NDArray[np.uint8]) -> Color:
     return Color.from_rgb(*(int(value) for value in pixel))

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from itertools import pairwise
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import (
@@ -28,6 +30,9 @@ from vllama.runtime.bundle import Manifest
 from vllama.runtime.spec import ModelSpec
 from vllama.runtime.times import clock
 
+if TYPE_CHECKING:
+    from vllama.export.meter import PartCost  # torch is loaded by `vllama export` only
+
 Step = Callable[[int, int], None]
 PartStep = Callable[[str, int, int], None]
 
@@ -44,17 +49,40 @@ def print_stream(deltas: Iterable[Delta]) -> Usage:
     return usage
 
 
-def print_json(question: str, deltas: Iterable[Delta]) -> Usage:
-    """One JSON object for the whole answer to stdout."""
+def print_json(question: str, deltas: Iterable[Delta], **more: object) -> Usage:
+    """One JSON object for the whole answer to stdout; more: fields beside those of `Usage`."""
     usage = next(delta.usage for delta in deltas if delta.usage)
     row = asdict(usage)
-    print(json.dumps({"model": row.pop("model"), "question": question, **row}, ensure_ascii=False), flush=True)
+    print(json.dumps({"model": row.pop("model"), "question": question, **row, **more}, ensure_ascii=False), flush=True)
     return usage
 
 
 def evidence_line(usage: Usage, timeline: Timeline, spec: ModelSpec, *, audio: bool) -> str:
     """What the answer rests on: which pictures and which seconds of sound, or why none; and what it does not."""
-    line = _evidence(usage, timeline, spec, audio=audio)
+    return _evidence(usage, timeline, spec, audio=audio) + _remarks(usage)
+
+
+def live_evidence_line(usage: Usage, spoken: Callable[[float], str]) -> str:
+    """The same of a live source, in times of day; spoken: the time of day of a second."""
+    parts = []
+    if usage.frame_times:
+        first, last = spoken(usage.frame_times[0]), spoken(usage.frame_times[-1])
+        frames = f"{len(usage.frame_times)} frame{'s' * (len(usage.frame_times) > 1)}"
+        seen = f"remembered {usage.frames_seen} frames as {frames}" if usage.long == "memory" else f"saw {frames}"
+        parts.append(f"{seen}, {first} to {last}" if first != last else f"{seen} at {first}")
+    else:
+        parts.append("saw nothing")
+    if usage.audio_spans:
+        gaps = sum(after[0] > before[1] for before, after in pairwise(usage.audio_spans))
+        pieces = f"{gaps + 1} stretches, " if gaps else ""
+        parts.append(f"heard {pieces}{spoken(usage.audio_spans[0][0])} to {spoken(usage.audio_spans[-1][1])}")
+    else:
+        parts.append("heard nothing")
+    return "; ".join(parts) + _remarks(usage)
+
+
+def _remarks(usage: Usage) -> str:
+    line = ""
     if usage.parts:
         asked = ", ".join(f"{clock(start)}-{clock(end)} {answer!r}" for start, end, answer in usage.parts)
         line += f"; from {len(usage.parts)} parts: {asked}"
@@ -120,8 +148,8 @@ def counting_bar(label: str) -> Iterator[Step]:
 
 
 @contextmanager
-def part_bars() -> Iterator[PartStep]:
-    """A bar per part of an export: bytes, rate, time left; a line per part where stderr is no terminal."""
+def part_bars() -> Iterator[tuple[PartStep, Callable[[PartCost], None]]]:
+    """A bar per part of an export: bytes, rate, time left; and, part by part, a line of what it took."""
     console = Console(stderr=True)
     columns = (
         TextColumn("{task.description:>20}"),
@@ -137,20 +165,37 @@ def part_bars() -> Iterator[PartStep]:
             if part not in tasks:
                 tasks[part] = bars.add_task(part, total=total)
             bars.update(tasks[part], completed=done, total=total)
-            if not console.is_terminal and done >= total:
-                print(f"{part}: {done:,} bytes", file=sys.stderr)
 
-        yield step
+        def report(cost: PartCost) -> None:
+            memory = "" if cost.peak_bytes is None else f", at most {cost.peak_bytes / 1e9:.2f} GB of memory"
+            seconds = f"{cost.seconds:.1f} s ({cost.cpu_seconds:.1f} s of CPU)"
+            console.print(f"{cost.part}: {cost.bytes:,} bytes in {seconds}{memory}", highlight=False, soft_wrap=True)
+
+        yield step, report
 
 
 def fidelity_table(manifest: Manifest) -> None:
     """What the export cost, part by part, to stdout."""
     table = Table(title=f"{manifest.model}: fidelity to the original weights")
-    for column in ("part", "precision", "max abs error", "cosine", "mean KL", "same top token", "flipped answers"):
+    for column in (
+        "part",
+        "precision",
+        "max abs error",
+        "relative",
+        "cosine",
+        "mean KL",
+        "same top token",
+        "flipped answers",
+    ):
         table.add_column(column, justify="left" if column in ("part", "precision") else "right")
     for row in manifest.fidelity:
         flips = None if row.flips is None else f"{row.flips} of {row.prompts}"
-        cells = (_number(row.max_abs, ".2e"), _number(row.cosine, ".6f"), _number(row.kl, ".2e"))
+        cells = (
+            _number(row.max_abs, ".2e"),
+            _number(row.relative, ".2e"),
+            _number(row.cosine, ".6f"),
+            _number(row.kl, ".2e"),
+        )
         table.add_row(row.part, row.precision, *cells, _number(row.same_top, ".1%"), flips or "")
     Console(width=None if sys.stdout.isatty() else 120).print(table)
     for note in manifest.widened:

@@ -18,13 +18,16 @@ from .errors import (
     SpecError,
     VllamaError,
 )
+from .live import Live, LiveStatus
+from .live_chat import LiveChat
 from .spec import ModelSpec, Sampling
-from .timeline import Timeline
+from .timeline import Budget, Timeline
 from .types import Delta, Embeds, Frame, Samples, Span, Usage
 
 __all__ = [
     "BackendError",
     "BackendUnavailableError",
+    "Budget",
     "Chat",
     "ChecksumError",
     "ContextOverflowError",
@@ -36,6 +39,9 @@ __all__ = [
     "Engine",
     "FileError",
     "Frame",
+    "Live",
+    "LiveChat",
+    "LiveStatus",
     "MediaError",
     "MissingFileError",
     "ModelNotFoundError",

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import os
 import threading
+import time
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ Key = int | tuple[bytes, int]  # what a cached position was decoded from: a toke
 _T = TypeVar("_T")
 _MAX_N_CTX = 1 << 20  # far beyond it llama.cpp works for many seconds before it finds that memory is short
 _WAKE_SECONDS = 0.2  # waiting without a limit would keep Ctrl-C out on Windows
+_BETWEEN_SECONDS = 0.25  # from one token of an answer to the next, while that one is drawn and shown
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ class Backbone:
         self._ahead: Future[int] | None = None
         self._logits: Float32 | None = None
         self._closed = False
+        self._wanted, self._last_wanted = False, -_BETWEEN_SECONDS  # something that is waited for; when last
         self._worker = ThreadPoolExecutor(1, "backbone")
         self.finish: Literal["stop", "length", "context", "cancelled"] = "stop"
         try:
@@ -174,6 +177,17 @@ class Backbone:
         """
         self._stop_ahead()
         return _common(self._cached, self.keys(segments))
+
+    @property
+    def reads_ahead(self) -> bool:
+        """Whether what `prefill_ahead` began is still being read; may be asked from any thread."""
+        ahead = self._ahead
+        return ahead is not None and not ahead.done()
+
+    @property
+    def answers(self) -> bool:
+        """Whether an answer is being made, its prompt included; may be asked from any thread."""
+        return self._wanted or time.monotonic() - self._last_wanted < _BETWEEN_SECONDS
 
     def wait_ahead(self) -> None:
         """Return when what `prefill_ahead` began has been read."""
@@ -339,7 +353,11 @@ class Backbone:
     def _on_worker(self, call: Callable[[], _T]) -> _T:
         if self._closed:
             raise BackendError("the language model was closed; open it again")
-        return self._finished(self._worker.submit(call))
+        self._wanted = True
+        try:
+            return self._finished(self._worker.submit(call))
+        finally:
+            self._wanted, self._last_wanted = False, time.monotonic()
 
     def _finished(self, future: Future[_T]) -> _T:
         try:

@@ -40,14 +40,15 @@ class FileRecord:
 class FidelityRow:
     """What exporting one part cost.
 
-    A graph: max_abs and cosine against torch. The LLM: kl (mean, nats), same_top (rate of equal most likely tokens) and
-    flips (answers that differ) of `prompts` against its unquantised self.
+    A graph: max_abs, relative (L2) and cosine against torch. The LLM: kl (mean, nats), same_top (rate of equal most
+    likely tokens) and flips (answers that differ) of `prompts` against its unquantised self.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
     part: str
     precision: str
     max_abs: float | None = None
+    relative: float | None = None
     cosine: float | None = None
     kl: float | None = None
     same_top: float | None = None

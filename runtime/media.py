@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import Literal, cast
 
@@ -307,8 +308,9 @@ class _Scaler:
         self._form: tuple[int, int, str, tuple[str, ...]] | None = None
         self._graph = Graph()
 
-    def __call__(self, frame: av.VideoFrame) -> NDArray[np.uint8]:
-        form = (frame.width, frame.height, frame.format.name, _upright(frame))
+    def __call__(self, frame: av.VideoFrame, turns: tuple[str, ...] | None = None) -> NDArray[np.uint8]:
+        """turns: the filters that put it upright; None: as the frame says."""
+        form = (frame.width, frame.height, frame.format.name, _upright(frame) if turns is None else turns)
         if form != self._form:
             self._form, self._graph = form, self._made(frame, form[-1])
         self._graph.push(frame)
@@ -326,6 +328,19 @@ class _Scaler:
         rgb = graph.add("format", "rgb24")
         graph.link_nodes(source, *turned, scale, rgb, graph.add("buffersink")).configure()
         return graph
+
+
+class Stretcher:
+    """Stretches pictures that come as arrays, uint8 (height, width, 3), BGR, as those of a file are."""
+
+    def __init__(self, size: int) -> None:
+        self._scaler = _Scaler(size)
+
+    def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """uint8 (size, size, 3), RGB."""
+        frame = av.VideoFrame.from_ndarray(pixels, "bgr24")
+        frame.time_base = Fraction(1, 1000)  # the graph wants one
+        return self._scaler(frame, ())  # to ask the frame would make a circle of it, which only the collector frees
 
 
 def _upright(frame: av.VideoFrame) -> tuple[str, ...]:

@@ -25,8 +25,9 @@ class Resampler:
     Source: torchaudio 0.13, functional/functional.py, resample with sinc_interpolation, width 6 and rolloff 0.99.
     """
 
-    def __init__(self, rate: int, target: int) -> None:
-        """Args: rate, target: Hz."""
+    def __init__(self, rate: int, target: int, *, block: int = _BLOCK) -> None:
+        """Args: rate, target: Hz. block: samples that are waited for before any are made, for speed."""
+        self._least = block
         divisor = math.gcd(rate, target)
         self._step, self._made = rate // divisor, target // divisor
         self._first, self._kernel = _kernel(self._step, self._made)
@@ -44,7 +45,7 @@ class Resampler:
             self._buffer = np.zeros((samples.shape[0], self._lead), np.float32)
         self._taken += samples.shape[1]
         self._waiting.append(samples)
-        if sum(piece.shape[1] for piece in self._waiting) < _BLOCK:
+        if sum(piece.shape[1] for piece in self._waiting) < self._least:
             return samples[:, :0]
         self._buffer = np.concatenate((self._buffer, *self._waiting), 1)
         self._waiting.clear()

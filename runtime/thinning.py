@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Hashable
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 Key = TypeVar("Key", bound=Hashable)
 _FOREVER = 62  # rank of the very first, which stays
 _EXPIRED_AT_ONCE = 4  # so that a gap in what comes costs no append more than that
+_REPEATED_BYTES = 4096  # what a further time of the same array counts: no array, but an entry to look through
 
 
 class Thinning(Generic[Key]):
@@ -83,21 +84,27 @@ Item = TypeVar("Item", bound=Feature)
 
 
 class Kept(Generic[Item]):
-    """Features of one kind by number or time, their size, and in which order they go."""
+    """Features of one kind by number or time, their size, and in which order they go.
+
+    bytes: of those put with `bounded`. The same array may stand at several times, where nothing new was to be seen.
+    """
 
     def __init__(self) -> None:
         self.items: dict[float, Item] = {}
         self.past: Thinning[float] = Thinning()  # of those put with `bounded`
-        self.bytes = 0  # of those put with `bounded`
+        self.bytes = 0
+        self._times: Counter[int] = Counter()  # how often each array is kept, by its id
 
     def put(self, key: float, item: Item, *, bounded: bool) -> None:
         """Keep one in place of what has the same key; bounded: it may have to go again."""
         old = self.items.get(key)
         self.items[key] = item
         if bounded:
-            self.bytes += item.features.nbytes - (0 if old is None else old.features.nbytes)
+            self._count(item)
             if old is None:
                 self.past.add(key)
+            else:
+                self._discount(old)
 
     def thin(self) -> None:
         """Give up the one of which the past has most."""
@@ -115,8 +122,23 @@ class Kept(Generic[Item]):
         bounded = len(self.past) > 0
         for key in [key for key, item in self.items.items() if not wanted(item)]:
             item = self.items.pop(key)
-            self.bytes -= item.features.nbytes if bounded else 0
+            if bounded:
+                self._discount(item)
         self.past.keep(self.items.__contains__)
 
     def _drop(self, key: float) -> None:
-        self.bytes -= self.items.pop(key).features.nbytes
+        self._discount(self.items.pop(key))
+
+    def _count(self, item: Item) -> None:
+        array = id(item.features)
+        self.bytes += _REPEATED_BYTES if self._times[array] else item.features.nbytes
+        self._times[array] += 1
+
+    def _discount(self, item: Item) -> None:
+        array = id(item.features)
+        self._times[array] -= 1
+        if self._times[array]:
+            self.bytes -= _REPEATED_BYTES
+        else:
+            del self._times[array]
+            self.bytes -= item.features.nbytes

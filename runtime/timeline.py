@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Literal
 
 import numpy as np
@@ -101,7 +102,7 @@ class Timeline:
         """Keep one picture; a second one of the same index replaces it."""
         with self._lock:
             self._frames.put(frame.index, frame, bounded=self.budget is not None)
-            self._version += 1
+            self._changed()
             if self.live:
                 self.length, self.duration = max(self.length, frame.index + 1), max(self.duration, frame.time)
             self._make_room(self._frames, self._clips)
@@ -148,18 +149,18 @@ class Timeline:
 
         Without a span they are the original's, evenly spaced from 0 to `(duration - clip_seconds) * (1 - 1 / count)`.
         With one, and live, the same rule over its seconds, and for each the nearest there is; the same one may stand
-        several times, as it does upstream for sound shorter than `clip_seconds`. Live, none that lies more outside the
-        span than inside.
+        several times, as it does upstream for sound shorter than `clip_seconds`. Live, only those that reach into the
+        span: older sound would pass for new.
         """
         with self._lock:
             whole = list(self._whole_clips)
             clips = [*self._clips.items.values(), *whole]
         if not clips or (span is None and not self.live):
             return whole
-        clips.sort(key=lambda clip: clip.start)
         cut = (span or Span(0.0, self.duration)).within(self.duration)
         if self.live:
-            clips = [clip for clip in clips if cut.start <= (clip.start + clip.end) / 2 <= cut.end]
+            clips = [clip for clip in clips if clip.start < cut.end and clip.end > cut.start]
+        clips.sort(key=lambda clip: clip.start)
         if not clips:
             return []
         known = np.array([clip.start for clip in clips])
@@ -188,7 +189,7 @@ class Timeline:
             self._frames.keep(lambda frame: not cut.start <= frame.time <= cut.end)
             self._clips.keep(lambda clip: clip.end <= cut.start or clip.start >= cut.end)
             self._whole_clips = tuple(c for c in self._whole_clips if c.end <= cut.start or c.start >= cut.end)
-            self._version += 1
+            self._changed()
 
     def has_frame(self, index: int) -> bool:
         """Whether that picture was encoded."""
@@ -222,8 +223,13 @@ class Timeline:
     def held(self) -> float:
         """Seconds since the oldest that is kept, of a live source."""
         with self._lock:
-            oldest = [next(iter(kept.items.values())).start for kept in (self._frames, self._clips) if kept.items]
-            return self.duration - min(oldest) if oldest else 0.0
+            frames, clips = islice(self._frames.items.values(), 1), islice(self._clips.items.values(), 1)
+            starts = [*(frame.start for frame in frames), *(clip.start for clip in clips)]
+            return self.duration - min(starts) if starts else 0.0
+
+    def _changed(self) -> None:
+        self._version += 1
+        self._sorted = None  # it would hold on to what is given up
 
     def _make_room(self, own: _Either, other: _Either) -> None:
         """Bring everything into the budget again: what came makes room among its own kind."""

@@ -1,6 +1,6 @@
 """Peak memory of indexing a short and a long video of the same kind, and their ratio.
 
-    python tests/bench/bench_index_memory.py --model BUNDLE [--short 60] [--long 600] [--fps 1]
+    python tests/bench/bench_index_memory.py --model BUNDLE [--short 60] [--long 600] [--fps 1] [--no-audio]
 
 The videos are made by repeating one encoded minute; each is indexed by a fresh process with an empty cache.
 """
@@ -23,7 +23,7 @@ import resource, sys, time
 from vllama.runtime import Engine
 with Engine.open(sys.argv[1], threads=int(sys.argv[4]), answers=False) as engine:
     opened = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    timeline = engine.index(sys.argv[2], fps=float(sys.argv[3]), must_save=True)
+    timeline = engine.index(sys.argv[2], fps=float(sys.argv[3]), audio=sys.argv[5] == "True", must_save=True)
 print(opened, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, timeline.encoded, timeline.encode_ms)
 """
 
@@ -38,6 +38,7 @@ def main() -> None:
     parser.add_argument("--rate", type=int, default=25, help="pictures per second of the videos")
     parser.add_argument("--size", type=int, nargs=2, default=(160, 120), help="width and height of the videos")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--audio", action=argparse.BooleanOptionalAction, default=True)
     given = parser.parse_args()
     print(f"{'video':>8} {'opened MB':>10} {'peak MB':>8} {'features':>9} {'seconds':>8}")
     peaks = []
@@ -46,7 +47,8 @@ def main() -> None:
         for seconds in (given.short, given.long):
             video = _repeated(minute, Path(folder) / f"{seconds}.mp4", seconds)
             environment = {**os.environ, "VLLAMA_CACHE": str(Path(folder) / f"cache-{seconds}")}
-            command = [sys.executable, "-c", _INDEX, given.model, str(video), str(given.fps), str(given.threads)]
+            options = [str(given.fps), str(given.threads), str(given.audio)]
+            command = [sys.executable, "-c", _INDEX, given.model, str(video), *options]
             done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
             opened, peak, features, milliseconds = done.stdout.split()
             peaks.append(int(peak))

@@ -91,6 +91,24 @@ def test_a_record_is_repeated_token_for_token(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a terminal is opened as POSIX does it")
+def test_a_full_context_is_summed_up_where_that_is_asked_for(talk: Callable) -> None:
+    lines = [f"Question number {number}, please?" for number in range(16)]
+    plain, summed = (
+        talk(*lines, options=("--json", "--ctx-size", "640", "--max-tokens", "12", *more))
+        for more in ((), ("--summarise",))
+    )
+    left_out = [[json.loads(line)["turns_left_out"] for line in done.stdout.splitlines()] for done in (plain, summed)]
+    first = next(number for number, count in enumerate(left_out[0]) if count)
+    assert left_out[0][first] < first  # as many as must
+    assert left_out[1][first] == first  # all of them: the summary stands for them
+
+
+def test_a_summary_does_not_stand_beside_a_record(talk: Callable, tmp_path: Path) -> None:
+    done = talk(options=("--summarise", "--record", tmp_path / "a.json"))
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_ctrl_c_in_a_terminal_stops_the_answer_and_keeps_the_chat(tiny_bundle: Path, clip: Path, home: Path) -> None:
     import pty
 

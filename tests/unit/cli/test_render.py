@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from vllama.cli.render import evidence_line
+from vllama.cli.render import evidence_line, live_evidence_line
 from vllama.runtime import Timeline, Usage
 from vllama.runtime.spec import ModelSpec
 
@@ -37,3 +37,23 @@ def test_evidence_says_what_was_used_or_why_not(
     vicuna_spec: ModelSpec, kind: str, sound: bool, usage: Usage, audio: bool, line: str
 ) -> None:
     assert evidence_line(usage, _timeline(kind, sound), vicuna_spec, audio=audio) == line
+
+
+@pytest.mark.parametrize(
+    ("usage", "line"),
+    [
+        (_USAGE, "saw 2 frames, <0> to <1>; heard <0> to <4>"),
+        (
+            replace(_USAGE, audio_spans=((0.0, 2.0), (5.0, 7.0), (6.0, 8.0))),
+            "saw 2 frames, <0> to <1>; heard 2 stretches, <0> to <8>",
+        ),
+        (replace(_USAGE, frame_times=(1.0,), audio_spans=()), "saw 1 frame at <1>; heard nothing"),
+        (replace(_USAGE, frame_times=()), "saw nothing; heard <0> to <4>"),
+        (
+            replace(_USAGE, long="memory", frames_seen=90),
+            "remembered 90 frames as 2 frames, <0> to <1>; heard <0> to <4>",
+        ),
+    ],
+)  # fmt: skip
+def test_live_evidence_is_said_in_times_of_day(usage: Usage, line: str) -> None:
+    assert live_evidence_line(usage, lambda second: f"<{int(second)}>") == line

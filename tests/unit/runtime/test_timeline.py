@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -185,3 +186,46 @@ def test_readers_and_the_writer_do_not_disturb_each_other() -> None:
             reader.join()
     assert not wrong
     assert timeline.length == 3000
+
+
+def test_a_live_timeline_shows_and_sounds_nothing_of_a_time_without_anything() -> None:
+    timeline = _live(Budget(bytes=100_000))
+    _arrive(timeline, 20)
+    timeline.reach(80.0)
+    assert timeline.duration == 80.0
+    assert timeline.choose_frames(8, Span.last(10.0)) == []
+    assert timeline.choose_clips(4, 2.0, Span.last(10.0)) == []
+    assert [f.index for f in timeline.choose_frames(2, Span(0.0, 10.0))] == [0, 5]
+    assert [c.start for c in timeline.choose_clips(2, 2.0, Span(17.0, 30.0))] == [17.0, 19.0]
+    timeline.reach(10.0)
+    assert timeline.duration == 80.0
+
+
+def test_time_that_goes_on_without_anything_new_ends_the_budget_of_seconds() -> None:
+    timeline = _live(Budget(seconds=30.0))
+    _arrive(timeline, 10)
+    assert timeline.held == 11.0
+    for second in range(11, 60):
+        timeline.reach(float(second))
+    assert (timeline.frame_count, timeline.clip_count, timeline.held) == (0, 0, 0.0)
+
+
+def test_features_that_stand_at_many_times_take_their_room_once() -> None:
+    timeline = _live(Budget(bytes=10_000_000))
+    still = np.zeros((32, 768), np.float16)
+    for second in range(100):
+        timeline.add_frame(FrameFeature(second, float(second), still))
+    assert timeline.bytes == still.nbytes + 99 * 4096
+    timeline.forget(Span(0.0, 97.0))
+    assert timeline.bytes == still.nbytes + 4096
+    timeline.forget(Span(0.0, 99.0))
+    assert timeline.bytes == 0
+
+
+def test_what_is_given_up_is_not_held_by_an_earlier_question() -> None:
+    timeline = _live(Budget(seconds=10.0))
+    timeline.add_frame(FrameFeature(0, 0.0, np.zeros((2, 3), np.float16)))
+    gone = weakref.ref(timeline.frames_in()[0].features)
+    for second in range(1, 20):
+        timeline.add_frame(FrameFeature(second, float(second), np.zeros((2, 3), np.float16)))
+    assert gone() is None

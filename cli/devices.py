@@ -1,0 +1,56 @@
+"""`vllama devices`: the cameras and microphones of this machine, with the names to use."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from vllama.runtime import DeviceError
+from vllama.runtime.cameras import CameraName, list_cameras, why_no_camera
+from vllama.runtime.microphones import MicrophoneName, list_microphones, why_no_microphone
+
+
+def devices(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """List cameras and microphones, with the names to use after --webcam and --mic."""
+    cameras = list_cameras()
+    no_camera = "" if cameras else why_no_camera()
+    try:
+        microphones = list_microphones()
+        no_microphone = "" if microphones else why_no_microphone()
+    except DeviceError as error:
+        microphones, no_microphone = [], str(error)
+    if as_json:
+        print(
+            json.dumps(
+                {
+                    "cameras": [asdict(camera) for camera in cameras],
+                    "microphones": [asdict(microphone) for microphone in microphones],
+                    "no_camera": no_camera,
+                    "no_microphone": no_microphone,
+                }
+            )
+        )
+        return
+    _print("cameras (--webcam)", no_camera, [_camera_row(camera) for camera in cameras])
+    _print("microphones (--mic)", no_microphone, [_microphone_row(microphone) for microphone in microphones])
+
+
+def _print(title: str, none: str, rows: list[tuple[str, str, str]]) -> None:
+    print(f"{title}: none: {none}" if none else f"{title}:")
+    width = max((len(row[1]) for row in rows), default=0)
+    for number, name, about in rows:
+        print(f"{number:>4}  {name:<{width}}  {about}".rstrip())
+
+
+def _camera_row(camera: CameraName) -> tuple[str, str, str]:
+    return str(camera.index), camera.name, camera.path
+
+
+def _microphone_row(microphone: MicrophoneName) -> tuple[str, str, str]:
+    number = "" if microphone.index is None else str(microphone.index)
+    return number, microphone.name, microphone.about + (", the default" if microphone.is_default else "")

@@ -1,0 +1,134 @@
+"""What every conversation has, whatever it is about: lines in, answers out, commands that begin with a slash."""
+
+from __future__ import annotations
+
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from vllama.runtime import Chat, Sampling, Span, SpecError, VllamaError
+from vllama.runtime.view import Long
+
+_EXIT = ("/exit", "/quit", "/bye")
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How questions are asked: what the options say."""
+
+    sampling: Sampling
+    seed: int | None
+    long: Long | None
+    audio: bool
+    as_json: bool
+    summarise: bool = False
+
+
+class Shell(ABC):
+    """A conversation by lines; a subclass knows what it is about, and has commands of its own.
+
+    Attributes:
+        help: a line per command.
+        commands: by name; each is given the rest of its line.
+    """
+
+    def __init__(self, chat: Chat) -> None:
+        self.chat = chat
+        self.span = Span.whole()
+        self.help = {
+            "/clear": "forget what was said",
+            "/save FILE": "write the conversation to a text file",
+            "/help": "this",
+            "/exit": "leave (or Ctrl-D); Ctrl-C stops an answer",
+        }
+        self.commands: dict[str, Callable[[str], None]] = {
+            "at": self._at,
+            "span": self._set_span,
+            "clear": lambda rest: self.clear(),
+            "save": self._save,
+            "help": lambda rest: self._say_help(),
+        }
+
+    @abstractmethod
+    def ask(self, question: str, span: Span) -> None:
+        """Answer it, to stdout."""
+
+    @abstractmethod
+    def read_span(self, text: str) -> Span:
+        """A span of time as people write it."""
+
+    @abstractmethod
+    def spoken(self, span: Span) -> str:
+        """A span of time in words."""
+
+    @property
+    @abstractmethod
+    def heading(self) -> str:
+        """What the conversation is about, on one line."""
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """Do what can be done while the next question is typed; returns at once."""
+
+    def clear(self) -> None:
+        """Forget what was said."""
+        self.chat.clear()
+
+    def talk(self) -> str:
+        """The conversation as a text."""
+        return "\n\n".join(f"> {turn.question}\n{turn.answer}" for turn in self.chat.turns)
+
+    def run(self, lines: Iterator[str]) -> None:
+        """Until the lines end or /exit; an error is a line, and the conversation goes on."""
+        self.prepare()
+        for line in lines:
+            text = line.strip()
+            if text in _EXIT:
+                return
+            try:
+                if text.startswith("/"):
+                    self._command(text[1:])
+                elif text:
+                    self.ask(text, self.span)
+            except VllamaError as error:
+                print(f"vllama: {error}", file=sys.stderr)
+            except KeyboardInterrupt:
+                print("\nstopped", file=sys.stderr)
+            self.prepare()
+
+    def _command(self, text: str) -> None:
+        name, _, rest = text.partition(" ")
+        if name not in self.commands:
+            raise SpecError(f"there is no command /{name}; /help lists them")
+        self.commands[name](rest.strip())
+
+    def _at(self, rest: str) -> None:
+        words = rest.split()
+        for count in (1, 2):  # "0:10-0:15 what" and "last 30s what"
+            if words[:1] == ["last"] and count == 1:
+                continue
+            question = " ".join(words[count:])
+            if question:
+                self.ask(question, self.read_span(" ".join(words[:count])))
+                return
+        raise SpecError(f"/at {rest}: no question; /help shows how to write it")
+
+    def _set_span(self, rest: str) -> None:
+        self.span = self.read_span(rest)
+        print(f"asking about {self.spoken(self.span)}", file=sys.stderr)
+
+    def _save(self, rest: str) -> None:
+        if not rest:
+            raise SpecError("/save needs a file; write /save talk.txt")
+        try:
+            with Path(rest).open("x", encoding="utf-8") as file:
+                file.write(f"{self.heading}\n\n{self.talk()}\n")
+        except OSError as error:
+            raise SpecError(f"{rest}: {error.strerror}; give a new file") from error
+        print(f"wrote {rest}", file=sys.stderr)
+
+    def _say_help(self) -> None:
+        width = max(map(len, self.help))
+        print("\n".join(f"{name:<{width}}  {text}" for name, text in self.help.items()), file=sys.stderr)

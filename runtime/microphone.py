@@ -1,0 +1,129 @@
+"""A live microphone: its newest seconds, and when each of them was captured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from .capture import Source
+from .clock import Clock
+from .errors import DeviceError
+from .microphones import find_sound
+from .resample import Resampler
+from .sound_ring import SampleClock, SoundRing
+from .sound_source import Block, SoundStream, open_sound
+from .types import Samples
+
+_FIRST_SECONDS = 5.0  # until the first sound after opening
+_SILENT_SECONDS = 1.5  # a microphone in a quiet room sends zeros; one that sends nothing is lost
+_REOPEN_SECONDS = 10.0
+_POLL_SECONDS = 0.1
+_PIECES = 50  # a second, that are resampled together: what is heard last should not wait for more
+
+
+class Microphone(Source):
+    """Captures on its own thread from construction to `close`; the newest keep_seconds are kept.
+
+    Args:
+        device: "default", an index, a name or a part of it, or "loopback" (`microphones.find_sound`).
+        sample_rate: Hz of what `clip` gives; a device that refuses it is resampled from its own.
+        note: told in one line when the microphone is lost, and when it is back; on the microphone's thread.
+
+    Raises:
+        DeviceError: it cannot be opened, or sends nothing; PortAudio is missing.
+    """
+
+    def __init__(
+        self, device: str, sample_rate: int, clock: Clock, note: Callable[[str], None], *, keep_seconds: float = 30.0
+    ) -> None:
+        self._source, self._sample_rate = find_sound(device), sample_rate
+        super().__init__(self._source.name, clock, note)
+        self._ring = SoundRing(sample_rate, keep_seconds)
+        self._begin()
+
+    def clip(self, start: float, seconds: float, timeout: float) -> Samples | None:
+        """So many seconds from a time on, as soon as they were heard: float32 (1, n) at sample_rate.
+
+        None: not heard within timeout, or never: a gap, it is paused or lost, or older than what is kept.
+        """
+        count = round(seconds * self._sample_rate)
+        until = self._clock.now() + timeout
+        with self._news:
+            while True:
+                found = self._ring.clip(start, count)
+                if isinstance(found, tuple):
+                    return Samples(found[0], found[1][None], self._sample_rate)
+                left = until - self._clock.now()
+                if found is None or self._state != "on" or left <= 0:
+                    return None
+                self._news.wait(left)
+
+    def heard(self) -> tuple[float, float] | None:
+        """From and to, in seconds of the clock, of the newest unbroken stretch that is kept; None: nothing yet."""
+        with self._news:
+            return self._ring.heard()
+
+    def _follow(self) -> None:
+        with open_sound(self._source, self._sample_rate, self._clock) as stream:
+            ear = _Ear(stream.rate, self._ring)
+            last, begun = self._clock.now(), False
+            while self._wanted():
+                blocks = stream.read(_POLL_SECONDS)
+                if blocks:
+                    self._take(blocks, ear)
+                    last, begun = self._clock.now(), True
+                elif self._mute(stream, self._clock.now() - last, begun):
+                    ear.stop()
+
+    def _take(self, blocks: list[Block], ear: _Ear) -> None:
+        with self._news:
+            self._dropped += sum(ear.take(block) for block in blocks)
+            self._news.notify_all()
+        self._arrived(sum(len(block.data) for block in blocks) * self._sample_rate // ear.rate)
+
+    def _mute(self, stream: SoundStream, seconds: float, begun: bool) -> bool:
+        """Whether it was so long without a sound that it counts as lost; it stays open for a while, it may wake up."""
+        if stream.ended:
+            raise DeviceError(f"{self.name}: unplugged, or its sound server ended; plug it in, or start that again")
+        if seconds > (_REOPEN_SECONDS if begun else _FIRST_SECONDS):
+            raise DeviceError(f"{self.name}: open, but no sound comes; see whether it is asleep, or used elsewhere")
+        if begun and seconds > _SILENT_SECONDS:
+            self._lose(DeviceError(f"{self.name}: no sound comes; see whether it is asleep, or used elsewhere"))
+            return True
+        return False
+
+
+class _Ear:
+    """Brings the blocks of one open input into the ring, resampled, each unbroken stretch on a clock of its own."""
+
+    def __init__(self, rate: int, ring: SoundRing) -> None:
+        self.rate, self._ring = rate, ring
+        self._clock: SampleClock | None = None  # None: the next block begins a stretch
+        self._resampler = Resampler(rate, ring.sample_rate)
+        self._first = self._next = 0  # numbers of the stretch's first sample and of the next one
+
+    def take(self, block: Block) -> int:
+        """How many samples, at the ring's rate, were lost before it."""
+        lost = 0.0
+        if self._clock is not None:
+            late = block.captured - self._clock.time(self._next - self._first)
+            whole = block.first == self._next and not block.lossy
+            lost = self._clock.hear(block.first - self._first, block.captured) if whole else max(late, 0.0)
+            if lost or not whole:
+                self._clock = None
+        if self._clock is None:
+            self._begin(block)
+        assert self._clock is not None
+        self._next = block.first + len(block.data)
+        self._ring.move(self._clock.time(0))
+        self._ring.add(self._resampler.push(block.data[None])[0])
+        return round(lost * self._ring.sample_rate)
+
+    def stop(self) -> None:
+        """What comes next does not follow on what came."""
+        self._clock = None
+
+    def _begin(self, block: Block) -> None:
+        self._clock = SampleClock(self.rate, block.captured)
+        self._first = block.first
+        self._resampler = Resampler(self.rate, self._ring.sample_rate, block=self.rate // _PIECES)
+        self._ring.begin(block.captured)

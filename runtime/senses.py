@@ -1,0 +1,223 @@
+"""Seeing and hearing: what comes from a camera and a microphone, encoded one piece at a time, the newest first."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from .capture import SourceStatus
+from .change import STILL, Glance
+from .clock import Clock
+from .encoders import Encoders
+from .pace import Pace
+from .spec import AudioSpec
+from .timeline import ClipFeature, FrameFeature
+from .types import Float32, Frame, Samples
+
+FRAME_RATE = 1000.0  # of a live timeline: the number of a picture is its time in milliseconds
+_WAIT_SECONDS = 0.25  # for a picture, before looking whether to go on
+_POLL_SECONDS = 0.1  # for sound
+_PAUSED_SECONDS = 0.05  # a source that is paused may answer at once
+_RATE_SECONDS = 5.0
+_TICK = 1e-3  # seconds by which a stretch of sound may seem to begin too early through rounding
+
+
+class LiveSource(Protocol):
+    """A camera or a microphone, with a thread of its own."""
+
+    @property
+    def status(self) -> SourceStatus:
+        """How it does right now."""
+
+    def pause(self) -> None:
+        """Close the device until `resume`."""
+
+    def resume(self) -> None:
+        """Open it again."""
+
+    def close(self) -> None:
+        """End its thread."""
+
+
+class PictureSource(LiveSource, Protocol):
+    """`runtime.camera.Camera`, or whatever gives pictures as it does."""
+
+    def newest(self, after: int, timeout: float) -> Frame | None:
+        """The newest picture, if its number is greater than `after`; waits for it at most `timeout` seconds."""
+
+    def picture(self) -> tuple[float, NDArray[np.uint8]] | None:
+        """The newest picture in full size, RGB, and its time."""
+
+
+class SoundSource(LiveSource, Protocol):
+    """`runtime.microphone.Microphone`, or whatever gives sound as it does."""
+
+    def clip(self, start: float, seconds: float, timeout: float) -> Samples | None:
+        """A stretch of sound; None where it was not heard."""
+
+    def heard(self) -> tuple[float, float] | None:
+        """From and to of the newest unbroken stretch."""
+
+
+class Seeing:
+    """Takes the newest picture at a steady rate; `step` does it once, from one thread.
+
+    A picture that shows nothing new is not encoded: its time is kept with the features of the one it looks like. What
+    comes while another one is encoded is never seen, and nothing waits in a line.
+
+    Args:
+        keep: takes what was seen.
+        pace: how often to encode; pictures without anything new are looked at as often as wanted.
+        dtype: how features are kept.
+
+    Attributes:
+        encoded, still: pictures that were encoded, and that showed nothing new.
+    """
+
+    def __init__(
+        self,
+        camera: PictureSource,
+        encoders: Encoders,
+        clock: Clock,
+        keep: Callable[[FrameFeature], None],
+        *,
+        fps: float,
+        answers: Callable[[], bool],
+        dtype: DTypeLike,
+    ) -> None:
+        self._camera = camera
+        self._encoders = encoders
+        self._clock = clock
+        self._keep = keep
+        self._wanted = 1.0 / fps
+        self._pace = Pace(self._wanted, answers)
+        self._dtype = dtype
+        self._newest = -1
+        self._due = 0.0
+        self._known: tuple[Glance, Float32] | None = None
+        self._forgotten = 0
+        self._times: deque[float] = deque(maxlen=max(2, math.ceil(fps * _RATE_SECONDS)))
+        self.encoded = self.still = 0
+
+    @property
+    def wait(self) -> float:
+        """Seconds until the next picture is due."""
+        return self._due - self._clock.now()
+
+    @property
+    def rate(self) -> float:
+        """Pictures seen per second, over the last seconds."""
+        since = self._clock.now() - _RATE_SECONDS
+        times = [moment for moment in list(self._times) if moment >= since]
+        return len(times) / min(_RATE_SECONDS, max(self._clock.now(), 1.0))
+
+    def step(self) -> None:
+        """Wait for the newest picture, a moment at most, and keep it.
+
+        Raises:
+            BackendError: it cannot be encoded.
+        """
+        frame, begun = self._camera.newest(self._newest, _WAIT_SECONDS), self._clock.now()
+        if frame is None:
+            self._due = begun + _PAUSED_SECONDS
+            return
+        self._newest = frame.index
+        interval = self._see(frame)
+        self._times.append(begun)
+        self._due = max(self._due + interval, begun + interval / 2)
+
+    def forget(self) -> None:
+        """The next picture is encoded whatever it looks like."""
+        self._forgotten += 1
+        self._known = None
+
+    def _see(self, frame: Frame) -> float:
+        """Returns: seconds until the next."""
+        glance, known, forgotten = Glance(frame.pixels), self._known, self._forgotten
+        if known is not None and glance.change(known[0]) < STILL:
+            features, interval = known[1], self._wanted
+            self.still += 1
+        else:
+            started = time.perf_counter()
+            features = self._encoders.frame_features(frame).astype(self._dtype)
+            self._pace.took(time.perf_counter() - started)
+            interval = self._pace.interval
+            self.encoded += 1
+            if forgotten == self._forgotten:
+                self._known = glance, features
+        self._keep(FrameFeature(round(frame.time * FRAME_RATE), frame.time, features))
+        return interval
+
+
+class Hearing:
+    """Takes half-overlapping stretches of sound, so that whatever happens is whole in one of them.
+
+    Where encoding does not keep up, stretches are left out and the newest are taken; `step` does one, from one thread.
+
+    Args: as `Seeing`.
+
+    Attributes:
+        encoded, left_out: stretches.
+    """
+
+    def __init__(
+        self,
+        microphone: SoundSource,
+        encoders: Encoders,
+        spec: AudioSpec,
+        keep: Callable[[ClipFeature], None],
+        *,
+        answers: Callable[[], bool],
+        dtype: DTypeLike,
+    ) -> None:
+        self._microphone = microphone
+        self._encoders = encoders
+        self._seconds = spec.clip_seconds
+        self._hop = spec.clip_seconds / 2
+        self._keep = keep
+        self._pace = Pace(self._hop, answers)
+        self._dtype = dtype
+        self._next = -math.inf
+        self.encoded = self.left_out = 0
+
+    @property
+    def wait(self) -> float:
+        """Seconds until it is worth looking again."""
+        heard = self._microphone.heard()
+        return 0.0 if heard is not None and self._start(*heard) is not None else _POLL_SECONDS
+
+    def step(self) -> None:
+        """Encode the next stretch, if it was heard.
+
+        Raises:
+            BackendError: it cannot be encoded.
+        """
+        heard = self._microphone.heard()
+        start = None if heard is None else self._start(*heard)
+        clip = None if start is None else self._microphone.clip(start, self._seconds, _WAIT_SECONDS)
+        if start is None or clip is None:
+            return
+        started = time.perf_counter()
+        features = self._encoders.clip_features([clip])[0].astype(self._dtype)
+        self._pace.took(time.perf_counter() - started)
+        self._keep(ClipFeature(clip.start, clip.end, features))
+        self.encoded += 1
+        hops = math.ceil(round(self._pace.interval / self._hop, 6))
+        self.left_out += hops - 1
+        self._next = start + hops * self._hop
+
+    def _start(self, first: float, last: float) -> float | None:
+        """Where the next stretch begins, given what was heard without a gap; None: it is not over yet."""
+        if self._next < first - _TICK:  # after a gap
+            self._next = first
+        behind = int((last - self._seconds - self._next) / self._hop)
+        if behind > 1:
+            self.left_out += behind - 1
+            self._next += (behind - 1) * self._hop
+        return self._next if self._next + self._seconds <= last + _TICK else None

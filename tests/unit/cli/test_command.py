@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from vllama.cli.command import Command
+from vllama.runtime import SpecError
+
+
+def python(code: str) -> str:
+    return f'"{sys.executable}" -c "{code}"'
+
+
+def until(true: Callable[[], bool]) -> None:
+    end = time.monotonic() + 30.0
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_a_command_runs_with_the_variables_and_without_a_shell(tmp_path: Path) -> None:
+    path = tmp_path / "a $HOME; b"
+    notes: list[str] = []
+    with Command(python(f"import os; open({str(path)!r}, 'w').write(os.environ['VLLAMA_STATE'])"), notes.append) as run:
+        run.start({"VLLAMA_STATE": "on"})
+        until(path.exists)
+    assert (path.read_text(), notes) == ("on", [])
+
+
+def test_what_fails_is_said() -> None:
+    notes: list[str] = []
+    with Command(python("raise SystemExit(7)"), notes.append) as run:
+        run.start({})
+        until(lambda: run.look() or bool(notes))
+    with Command("no-such-program-at-all", notes.append) as run:
+        run.start({})
+    assert "ended with 7; the watch goes on" in notes[0]
+    assert "no-such-program-at-all cannot be run" in notes[1]
+
+
+def test_only_so_many_run_at_once_and_none_is_left_behind() -> None:
+    notes: list[str] = []
+    run = Command(python("import time; time.sleep(60)"), notes.append)
+    for _ in range(6):
+        run.start({})
+    processes: list[subprocess.Popen[bytes]] = list(run._running)
+    assert (len(processes), len(notes)) == (4, 2)
+    assert "4 of it are still running" in notes[0]
+    begun = time.monotonic()
+    run.close()
+    assert time.monotonic() - begun < 20.0
+    assert all(process.poll() is not None for process in processes)
+
+
+def test_without_a_command_nothing_happens() -> None:
+    with Command(None, lambda text: pytest.fail(text)) as run:
+        run.start({})
+        run.look()
+
+
+@pytest.mark.parametrize("text", ["", "  "])
+def test_an_empty_command_is_refused(text: str) -> None:
+    with pytest.raises(SpecError, match="is empty"):
+        Command(text, lambda note: None)

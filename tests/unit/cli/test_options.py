@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+import pytest
+
+from vllama.cli.options import file_size, live
+from vllama.runtime import Span, SpecError
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("256MB", 256_000_000), ("1.5 gb", 1_500_000_000), ("64MiB", 64 << 20), ("2k", 2000), ("512", 512)],
+)
+def test_sizes_are_read_as_people_write_them(text: str, size: int) -> None:
+    assert file_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "MB", "a lot", "-1MB", "1TB"])
+def test_what_is_no_size_is_said(text: str) -> None:
+    with pytest.raises(SpecError, match="is no size"):
+        file_size(text)
+
+
+def test_without_a_source_there_is_nothing_to_follow() -> None:
+    assert live(None, None, "10s", "256MB", None) is None
+    sources = live("0", None, "1m", "1MB", None)
+    assert sources is not None
+    assert (sources.window, sources.budget.bytes, sources.fps) == (Span.last(60.0), 1_000_000, 4.0)
+
+
+def test_memory_of_nothing_is_refused() -> None:
+    with pytest.raises(SpecError, match="more than 0"):
+        live("0", None, "10s", "0MB", None)

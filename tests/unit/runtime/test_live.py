@@ -1,0 +1,173 @@
+"""Camera and microphone played from files, several times as fast as time, through the miniature's encoders."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.live.played import FastClock, PlayedCamera, PlayedMicrophone
+from vllama.runtime import BackendError, Budget, Engine, Live, Span, SpecError
+from vllama.runtime.types import Frame
+
+_SPEED = 3.0
+_PATIENCE = 30.0
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Engine]:
+    with Engine.open("miniature", answers=False, threads=2) as engine:
+        yield engine
+
+
+@pytest.fixture
+def follow(engine: Engine, clip: Path) -> Iterator[Callable[..., Live]]:
+    opened: list[Live] = []
+
+    def follow(*, camera: bool = True, microphone: bool = True, **options: object) -> Live:
+        eye = PlayedCamera(clip, 56, FastClock()) if camera else None
+        ear = PlayedMicrophone(clip, 16000, FastClock()) if microphone else None
+        clock = FastClock(_SPEED)
+        for source in (eye, ear):
+            if source is not None:
+                source.clock = clock
+        opened.append(engine.follow(eye, ear, clock, **options))  # type: ignore[arg-type]
+        return opened[-1]
+
+    yield follow
+    for live in opened:
+        live.close()
+
+
+def until(true: Callable[[], bool]) -> None:
+    end = time.monotonic() + _PATIENCE
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_both_are_followed_until_it_is_closed(follow: Callable[..., Live]) -> None:
+    before = set(threading.enumerate())
+    live = follow()
+    assert {thread.name for thread in set(threading.enumerate()) - before} == {"camera", "microphone"}
+    until(lambda: live.timeline.frame_count > 12 and live.timeline.clip_count > 3)
+    status = live.status
+    assert status.camera is not None
+    assert status.microphone is not None
+    assert (status.camera.state, status.microphone.state) == ("on", "on")
+    assert status.encoded + status.still >= live.timeline.frame_count > 12
+    assert status.seen_rate > 1.0
+    assert 0 < status.held <= live.clock.now()
+    assert status.bytes > 0
+    live.close()
+    live.close()
+    assert not [thread for thread in threading.enumerate() if thread.name in ("camera", "microphone")]
+    assert all(source.closed for source in live._sources.values())  # type: ignore[attr-defined]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a thread is no nicer than its process")
+def test_the_encoders_threads_give_way(follow: Callable[..., Live]) -> None:
+    live = follow()
+    until(lambda: live.timeline.frame_count > 2)
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    nice = [os.getpriority(os.PRIO_PROCESS, thread.native_id or 0) for thread in live._threads]
+    assert nice == [max(own, 10)] * 2
+
+
+@pytest.mark.parametrize(("camera", "kind"), [(True, "video"), (False, "audio")])
+def test_one_of_them_is_enough(follow: Callable[..., Live], camera: bool, kind: str) -> None:
+    live = follow(camera=camera, microphone=not camera)
+    until(lambda: (live.timeline.frame_count if camera else live.timeline.clip_count) > 2)
+    assert (live.timeline.kind, live.timeline.sound) == (kind, not camera)
+    assert (live.status.camera is None, live.status.microphone is None) == (not camera, camera)
+    assert live.timeline.frame_count * live.timeline.clip_count == 0
+
+
+def test_what_is_paused_is_not_followed_and_time_goes_on(follow: Callable[..., Live]) -> None:
+    live = follow()
+    until(lambda: live.timeline.clip_count > 0 and live.timeline.frame_count > 2)
+    live.pause("camera")
+    paused = live.clock.now()
+    until(lambda: live.clock.now() > paused + 5.0)
+    assert live.timeline.choose_frames(8, Span(paused + 1.0, live.clock.now())) == []
+    assert live.timeline.choose_clips(4, 2.0, Span(paused, live.clock.now()))
+    live.pause()
+    still = live.clock.now()
+    until(lambda: live.timeline.duration > still + 2.0)
+    assert live.picture() is None
+    live.resume()
+    resumed = live.clock.now()
+    until(lambda: bool(live.timeline.choose_frames(8, Span(resumed, live.clock.now()))))
+    assert live.picture() is not None
+
+
+def test_what_is_forgotten_stays_forgotten_also_what_was_on_its_way(
+    follow: Callable[..., Live], engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live = follow(microphone=False)
+    until(lambda: live.timeline.frame_count > 4)
+    inside, outside = threading.Event(), threading.Event()
+    encode = live._encoders.frame_features
+
+    def slowly(frame: Frame) -> np.ndarray:
+        inside.set()
+        outside.wait(_PATIENCE)
+        return encode(frame)
+
+    monkeypatch.setattr(live._encoders, "frame_features", slowly)
+    assert inside.wait(_PATIENCE)
+    now = live.clock.now()
+    live.forget()
+    outside.set()
+    until(lambda: live.timeline.frame_count > 2)
+    assert live.timeline.frames_in()[0].time > now
+    assert live.timeline.held < live.clock.now() - now
+
+
+def test_a_span_is_forgotten_and_the_rest_kept(follow: Callable[..., Live]) -> None:
+    live = follow()
+    until(lambda: live.timeline.duration > 8.0 and live.timeline.clip_count > 4)
+    live.forget(Span(2.0, 4.0))
+    times = [frame.time for frame in live.timeline.frames_in()]
+    assert min(times) < 2.0 < 4.0 < max(times)
+    assert not [time for time in times if 2.0 <= time <= 4.0]
+
+
+def test_an_encoder_that_fails_is_said_once_and_the_other_sense_goes_on(
+    follow: Callable[..., Live], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    live = follow(note=said.append)
+
+    def fail(frame: Frame) -> np.ndarray:
+        raise BackendError("frames.onnx: out of memory; close something")
+
+    monkeypatch.setattr(live._encoders, "frame_features", fail)
+    until(lambda: bool(said))
+    clips = live.timeline.clip_count
+    until(lambda: live.timeline.clip_count > clips + 1)
+    status = live.status.camera
+    assert status is not None
+    assert (status.state, "out of memory" in status.detail) == ("lost", True)
+    assert said == ["the camera is no longer followed: frames.onnx: out of memory; close something"]
+
+
+def test_memory_stays_within_its_budget(follow: Callable[..., Live]) -> None:
+    live = follow(budget=Budget(bytes=100_000))
+    until(lambda: live.status.encoded > 40)
+    assert live.timeline.bytes <= 100_000
+    newest = live.timeline.frames_in(Span.last(1.5))
+    assert len(newest) >= 3, newest
+
+
+def test_nothing_to_follow_is_said(engine: Engine) -> None:
+    with pytest.raises(SpecError, match="neither camera nor microphone"):
+        engine.watch()
+    with pytest.raises(SpecError, match="fps is 0"):
+        engine.watch(camera="x.mp4", fps=0.0)

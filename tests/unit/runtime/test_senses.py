@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from tests.live.played import FastClock, PlayedCamera, PlayedMicrophone
+from vllama.runtime.bundle import find_bundle, open_bundle
+from vllama.runtime.encoders import Encoders
+from vllama.runtime.senses import Hearing, Seeing
+from vllama.runtime.spec import AudioSpec
+from vllama.runtime.timeline import ClipFeature, FrameFeature
+
+
+@pytest.fixture(scope="module")
+def encoders() -> Iterator[Encoders]:
+    with Encoders(open_bundle(find_bundle("miniature")), threads=1) as encoders:
+        yield encoders
+
+
+@pytest.fixture(scope="module")
+def audio() -> AudioSpec:
+    spec = open_bundle(find_bundle("miniature")).spec.audio
+    assert spec is not None
+    return spec
+
+
+@pytest.fixture(scope="module")
+def still_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A second of one picture."""
+    path = tmp_path_factory.mktemp("clips") / "still.mp4"
+    with av.open(path, "w") as container:
+        stream = container.add_stream("libx264", 10)
+        stream.width, stream.height, stream.pix_fmt = 128, 96, "yuv420p"
+        for _ in range(10):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.full((96, 128, 3), 90, np.uint8), "rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.fixture
+def clock() -> FastClock:
+    return FastClock()
+
+
+def _seeing(camera: PlayedCamera, encoders: Encoders, kept: list[FrameFeature], fps: float = 4.0) -> Seeing:
+    return Seeing(camera, encoders, camera.clock, kept.append, fps=fps, answers=lambda: False, dtype="float16")
+
+
+def _see(seeing: Seeing, clock: FastClock, seconds: float) -> None:
+    for _ in range(round(seconds * 20)):
+        clock.advance(0.05)
+        if seeing.wait <= 0:
+            seeing.step()
+
+
+def test_pictures_are_taken_at_a_steady_rate_whatever_the_camera_gives(
+    encoders: Encoders, clip: Path, clock: FastClock
+) -> None:
+    kept: list[FrameFeature] = []
+    seeing = _seeing(PlayedCamera(clip, 56, clock), encoders, kept, fps=1.0)
+    _see(seeing, clock, 16.0)
+    times = [frame.time for frame in kept]
+    assert len(times) == pytest.approx(16, abs=1)
+    assert np.diff(times) == pytest.approx(1.0, abs=0.2)
+    assert seeing.rate == pytest.approx(1.0, abs=0.3)
+    assert [frame.index for frame in kept] == [round(1000 * time) for time in times]
+
+
+def test_a_picture_without_anything_new_has_the_features_of_the_one_before(
+    encoders: Encoders, still_clip: Path, clock: FastClock
+) -> None:
+    kept: list[FrameFeature] = []
+    seeing = _seeing(PlayedCamera(still_clip, 56, clock), encoders, kept)
+    _see(seeing, clock, 3.0)
+    assert (seeing.encoded, seeing.still) == (1, len(kept) - 1)
+    assert len(kept) > 8
+    assert all(frame.features is kept[0].features for frame in kept)
+    assert len({frame.time for frame in kept}) == len(kept)
+    seeing.forget()
+    _see(seeing, clock, 1.0)
+    assert seeing.encoded == 2
+    assert kept[-1].features is not kept[0].features
+
+
+def test_moving_pictures_are_encoded_each(encoders: Encoders, clip: Path, clock: FastClock) -> None:
+    kept: list[FrameFeature] = []
+    seeing = _seeing(PlayedCamera(clip, 56, clock), encoders, kept)
+    _see(seeing, clock, 3.0)
+    assert seeing.encoded == len({id(frame.features) for frame in kept}) == len(kept) > 8
+
+
+def test_a_paused_camera_shows_nothing(encoders: Encoders, clip: Path, clock: FastClock) -> None:
+    kept: list[FrameFeature] = []
+    camera = PlayedCamera(clip, 56, clock)
+    seeing = _seeing(camera, encoders, kept)
+    _see(seeing, clock, 1.0)
+    seen = len(kept)
+    camera.pause()
+    _see(seeing, clock, 2.0)
+    assert len(kept) == seen
+    camera.resume()
+    _see(seeing, clock, 1.0)
+    assert kept[seen].time >= 3.0
+
+
+def _hearing(microphone: PlayedMicrophone, encoders: Encoders, spec: AudioSpec, kept: list[ClipFeature]) -> Hearing:
+    return Hearing(microphone, encoders, spec, kept.append, answers=lambda: False, dtype="float16")
+
+
+def _hear(hearing: Hearing, clock: FastClock, seconds: float) -> None:
+    for _ in range(round(seconds * 20)):
+        clock.advance(0.05)
+        if hearing.wait <= 0:
+            hearing.step()
+
+
+def test_stretches_of_sound_overlap_by_half(
+    encoders: Encoders, audio: AudioSpec, sound_file: Path, clock: FastClock
+) -> None:
+    kept: list[ClipFeature] = []
+    hearing = _hearing(PlayedMicrophone(sound_file, 16000, clock), encoders, audio, kept)
+    _hear(hearing, clock, 6.1)
+    assert [(clip.start, clip.end) for clip in kept] == [(second, second + 2.0) for second in range(5)]
+    assert (hearing.encoded, hearing.left_out) == (5, 0)
+
+
+def test_sound_after_a_gap_begins_where_it_is_heard_again(
+    encoders: Encoders, audio: AudioSpec, sound_file: Path, clock: FastClock
+) -> None:
+    kept: list[ClipFeature] = []
+    microphone = PlayedMicrophone(sound_file, 16000, clock)
+    hearing = _hearing(microphone, encoders, audio, kept)
+    _hear(hearing, clock, 3.5)
+    microphone.pause()
+    _hear(hearing, clock, 4.0)
+    microphone.resume()
+    resumed = clock.now()
+    _hear(hearing, clock, 3.1)
+    assert [clip.start for clip in kept[:2]] == [0.0, 1.0]
+    assert kept[2].start == pytest.approx(resumed, abs=0.01)
+    assert all(clip.end <= 3.5 or clip.start >= resumed - 0.01 for clip in kept)
+
+
+def test_where_encoding_falls_behind_the_newest_sound_is_taken(
+    encoders: Encoders, audio: AudioSpec, sound_file: Path, clock: FastClock
+) -> None:
+    kept: list[ClipFeature] = []
+    hearing = _hearing(PlayedMicrophone(sound_file, 16000, clock), encoders, audio, kept)
+    _hear(hearing, clock, 2.1)
+    clock.advance(20.0)
+    hearing.step()
+    assert hearing.left_out > 10
+    assert clock.now() - kept[-1].end < 2.0, kept[-1]
+    before = len(kept)
+    _hear(hearing, clock, 5.0)
+    assert len(kept) - before >= 5
