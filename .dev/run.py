@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> int:
     if program == "vllama":
         install("cpu,export" if rest[:1] == ["export"] else "cpu")
         return run("vllama", *rest)
-    install("cpu,export,dev")
+    install("cpu,export,speech,dev")
     checks = CHECKS[:-1] if not rest else ()
     return next((code for check in checks if (code := run(*check))), 0) or run("pytest", *rest)
 

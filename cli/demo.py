@@ -17,7 +17,7 @@ from vllama.runtime.pixels import frame_indices
 from .pictures import strip
 
 _QUESTIONS = {
-    "circle": ("What happens first?", "How many beeps do you hear?", "Which thing disappears?"),
+    "circle": ("What happens first?", "How many beeps do you hear?", "What does the star do?"),
     "square": ("What colour is the square?", "Does the sound rise or fall?", "What happens last?"),
     "cross": ("How many things are there?", "Which way does the cross move?", "What do you hear?"),
 }

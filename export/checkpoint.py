@@ -8,6 +8,7 @@ import re
 import struct
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from vllama.runtime.types import Float32
 from .eva_vit import resize_positions
 from .graphs import Graph, GraphName, empty_graph, graph_names
 
+MAPPED_BYTES = 1 << 29  # that may be read of a mapped file before it is opened anew
 _DEPTH = 3  # folders below --weights in which a file is looked for
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 # What torch's unpickler and the safetensors reader raise on cut or changed bytes.
@@ -162,6 +164,32 @@ def read_part(name: GraphName, spec: ModelSpec, weights: Path) -> Part:
             positions = fitting.pop(_POSITIONS[name])
         state.update({source.prefix + key: tensor for key, tensor in fitting.items()})
     return Part(name, state, tuple(source.path for source in sources), positions)
+
+
+class Reader:
+    """Reads the tensors of one graph by key, as stored.
+
+    What was read of a mapped file counts as memory until the mapping is closed, so it is opened anew now and then.
+    """
+
+    def __init__(self, name: GraphName, spec: ModelSpec, weights: Path, read: Callable[[int], None]) -> None:
+        """
+        Args:
+            read: told the bytes of each tensor.
+        """
+        self._open = partial(read_part, name, spec, weights)
+        self._state = self._open().state
+        self._mapped_bytes = 0
+        self._read = read
+
+    def __call__(self, key: str) -> Tensor:
+        """One tensor."""
+        if self._mapped_bytes > MAPPED_BYTES:
+            self._state, self._mapped_bytes = self._open().state, 0
+        tensor = self._state[key]
+        self._mapped_bytes += tensor.nbytes
+        self._read(tensor.nbytes)
+        return tensor
 
 
 def build_graph(part: Part, spec: ModelSpec) -> Graph:

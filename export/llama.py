@@ -13,14 +13,13 @@ import torch
 from vllama.runtime.errors import FileError, MissingFileError
 from vllama.runtime.spec import ModelSpec
 
-from .checkpoint import find_file, open_state_dict
+from .checkpoint import MAPPED_BYTES, find_file, open_state_dict
 from .vocabulary import Vocabulary, read_json, read_vocabulary
 
 StoredType = Literal["F32", "F16", "BF16"]
 _STORED: dict[torch.dtype, StoredType] = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 _IGNORED = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")  # computed from rope_theta
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
-_MAPPED_BYTES = 1 << 30
 _FORMATS = (("model", ".safetensors"), ("pytorch_model", ".bin"))
 
 
@@ -140,7 +139,7 @@ class _Folder:
         key = _EMBEDDING if name == _HEAD and _HEAD not in self.stored else name
         path = self._where[key]
         # What was read of a mapped file counts as memory until the mapping is closed.
-        if self._open is None or self._open[0] != path or self._read_bytes > _MAPPED_BYTES:
+        if self._open is None or self._open[0] != path or self._read_bytes > MAPPED_BYTES:
             self._open, self._read_bytes = (path, open_state_dict(path)), 0
         tensor = self._open[1][key]
         self._read_bytes += tensor.nbytes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -10,16 +11,14 @@ from pathlib import Path
 from typing import TypeVar, get_args
 
 from safetensors.numpy import save_file
-from torch import Tensor
 
 from vllama.runtime.bundle import POSITIONS, SCHEMA, Bundle, FidelityRow, FileRecord, Manifest, hash_file, open_bundle
 from vllama.runtime.errors import SpecError
 from vllama.runtime.spec import ModelSpec, spec_to_dict
 
-from .checkpoint import Part, position_tables, read_part, read_parts
+from .checkpoint import Part, Reader, position_tables, read_parts
 from .fidelity import fixed_prompts, llm_fidelity
-from .graphs import GraphName, empty_graph
-from .lent import Read
+from .graphs import empty_graph
 from .llama import LlamaFolder, open_llama
 from .meter import Meter, PartCost
 from .observe import observe, run
@@ -104,7 +103,7 @@ def _exported(
         return staging.make(name, key, lambda: _metered(name, report, make, lambda part: _total(part.files)))
 
     staged = [
-        made(part.name, part.sources, (precision,), partial(_graph, part.name, spec, weights, staging, precision, step))
+        made(part.name, part.sources, (precision,), partial(_graph, part, spec, weights, staging, precision, step))
         for part in parts
     ]
     tables = tuple(path for part in parts for path in part.sources)
@@ -137,42 +136,36 @@ def _metered(name: str, report: Report, make: Callable[[], _T], size: Callable[[
     meter = Meter()
     made = make()
     report(meter.read(name, size(made)))
+    gc.collect()  # graphs refer to themselves, and to the files that their weights are in
     return made
 
 
 def _graph(
-    name: GraphName, spec: ModelSpec, weights: Path, staging: Staging, precision: Precision, step: Progress
+    part: Part, spec: ModelSpec, weights: Path, staging: Staging, precision: Precision, step: Progress
 ) -> StagedPart:
     """One graph, run in float32, written, and judged; its weights are mapped, and held one matrix at a time."""
-    graph, state = empty_graph(name, spec), read_part(name, spec, weights).state
-    read, inputs, recipe = state.__getitem__, examples(graph, 2 * _EXAMPLES), None
-    counted = _counted(state, partial(step, f"{name} in float32"))
+    name, done, total = part.name, 0, sum(tensor.nbytes for tensor in part.state.values())
+
+    def counted(size: int) -> None:
+        nonlocal done
+        done += size
+        step(f"{name} in float32", min(done, total), total)
+
+    graph, read = empty_graph(name, spec), Reader(name, spec, weights, counted)
+    inputs, recipe = examples(graph, 2 * _EXAMPLES), None
     if precision == "int8" and graph.output != "embeds":
-        expected, seen = observe(graph, counted, inputs, _EXAMPLES)
+        expected, seen = observe(graph, read, inputs, _EXAMPLES)
         recipe = plan(graph, seen)
         # It is judged by what it was not fitted to.
         inputs, expected = {key: array[_EXAMPLES:] for key, array in inputs.items()}, expected[_EXAMPLES:]
     else:
-        expected = run(graph, counted, inputs)
+        expected = run(graph, read, inputs)
     path = staging.folder / f"{name}.onnx"
     to_onnx(graph, read, path, precision, recipe, partial(step, name))
     cost = compare(path, inputs, expected)
     row = FidelityRow(name, precision, max_abs=cost.max_abs, relative=cost.relative, cosine=cost.cosine)
     widened = tuple(f"{name}: {note}" for note in recipe.widened) if recipe else ()
     return StagedPart(record_files(staging.folder, (path.name, f"{path.name}.data")), (row,), widened)
-
-
-def _counted(state: Mapping[str, Tensor], step: Callable[[int, int], None]) -> Read:
-    """Reads tensors, and tells how many bytes of them were read."""
-    total, done = sum(tensor.nbytes for tensor in state.values()), 0
-
-    def read(key: str) -> Tensor:
-        nonlocal done
-        done += state[key].nbytes
-        step(min(done, total), total)
-        return state[key]
-
-    return read
 
 
 def _positions(parts: list[Part], folder: Path) -> StagedPart:

@@ -20,8 +20,9 @@ class Echo:
     """Learns how loud the own voice comes back, and lets through only what is clearly louder.
 
     A network that hears speech hears it in a loudspeaker, too, so its probability says nothing here. Until the own
-    voice was heard for two seconds, nothing is let through. Somebody who is 9 dB louder in the microphone than the
-    loudspeaker is heard over it, with 6 dB mostly, with 0 dB never (`tests/bench/bench_speech.py`).
+    voice was heard for two seconds, nothing is let through. Of 24 interruptions 24 are heard that are 9 dB louder in
+    the microphone than the loudspeaker, 21 at 6 dB, 1 at 0 dB; of 24 answers none is taken for somebody
+    (`tests/bench/bench_speech.py`).
     """
 
     def __init__(self) -> None:

@@ -10,7 +10,7 @@ from .errors import DeviceError
 from .microphones import find_sound
 from .resample import Resampler
 from .sound_ring import SampleClock, SoundRing
-from .sound_source import Block, SoundStream, open_sound
+from .sound_source import Block, SoundStream, abandon, open_sound
 from .types import Samples
 
 _FIRST_SECONDS = 5.0  # until the first sound after opening
@@ -61,6 +61,12 @@ class Microphone(Source):
         """From and to, in seconds of the clock, of the newest unbroken stretch that is kept; None: nothing yet."""
         with self._news:
             return self._ring.heard()
+
+    def close(self) -> None:
+        """As every source; a sound server that hangs is left behind."""
+        super().close()
+        if self._thread.is_alive():
+            abandon()
 
     def _follow(self) -> None:
         with open_sound(self._source, self._sample_rate, self._clock) as stream:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import os
 import platform
@@ -20,6 +21,7 @@ from .errors import DeviceError
 from .types import Float32
 
 _LATENCY = 0.1  # seconds that PortAudio keeps, in case nobody comes for them
+_CLOSE_SECONDS = 3.0
 _BLOCKS = 400  # ten seconds
 _MAX_AGE = 5.0  # seconds; some systems say 0 instead of when a block was captured
 _REFUSED_RATE, _REFUSED_CHANNELS, _UNAVAILABLE = -9997, -9998, -9985  # PortAudio's numbers
@@ -135,12 +137,33 @@ def open_sound(source: SoundSource, sample_rate: int, clock: Clock) -> Iterator[
         try:
             yield sound
         finally:
-            with _portaudio:
-                stream.abort(ignore_errors=True)
-                stream.close(ignore_errors=True)
-                _open_streams -= 1
+            _let_go(stream)
     finally:
         _quieten(-1)
+
+
+def abandon() -> None:
+    """A sound server hangs, and what waits for it with it: the end of the program is not to wait, too."""
+    import sounddevice
+
+    atexit.unregister(sounddevice._exit_handler)
+
+
+def _let_go(stream: Any) -> None:
+    """Close it, in seconds. When PulseAudio's server dies at the wrong moment its client library never returns."""
+    closing = threading.Thread(target=_close, args=(stream,), name="closing a microphone", daemon=True)
+    closing.start()
+    closing.join(_CLOSE_SECONDS)
+    if closing.is_alive():
+        abandon()
+
+
+def _close(stream: Any) -> None:
+    global _open_streams
+    stream.abort(ignore_errors=True)
+    stream.close(ignore_errors=True)
+    with _portaudio:
+        _open_streams -= 1
 
 
 def _listed(library: Any) -> list[SoundDevice]:

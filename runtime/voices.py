@@ -69,5 +69,5 @@ def _voices(platform: str) -> tuple[Voice, ...]:
     return (
         Voice(("espeak-ng", "-b", "1", "--stdin")),
         Voice(("espeak", "-b", "1", "--stdin")),
-        Voice(spoken, by_stdin=False, hush=("spd-say", "--stop")),
+        Voice(spoken, by_stdin=False, hush=("spd-say", "--cancel")),
     )

@@ -40,7 +40,7 @@ class Progress:
     errors: dict[str, float] = field(default_factory=dict)
 
 
-def train_language(work: Path, minutes: float = 60.0, threads: int = 1, rate: float = _RATE) -> Path:
+def train_language(work: Path, minutes: float = 170.0, threads: int = 1, rate: float = _RATE) -> Path:
     """Train for `minutes` in all, going on from the last checkpoint in `work`.
 
     Returns:

@@ -1,6 +1,6 @@
 """First token after the question, about a short and a long indexed video, cold, with the prefix kept, and read ahead.
 
-    python tests/bench/bench_first_token.py --model BUNDLE --clip CLIP [--hours 1] [--rounds 7]
+    python tests/bench/bench_first_token.py --model BUNDLE --clip CLIP [--hours 1] [--rounds 7] [--no-audio]
 
 The long video repeats the clip's packets. Both are indexed first; then the same question is asked in turns, A B A B, in
 one process. "ahead": the prompt's opening was read before the question came.
@@ -33,16 +33,20 @@ def main() -> None:
     parser.add_argument("--fps", type=float, default=1.0)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--audio", action=argparse.BooleanOptionalAction, default=True)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, Engine.open(given.model, threads=given.threads) as engine:
         os.environ["VLLAMA_CACHE"] = folder
         long = repeated(given.clip, Path(folder) / f"long{given.clip.suffix}", given.hours * 3600)
-        timelines = {"short": engine.index(given.clip, fps=given.fps), "long": engine.index(long, fps=given.fps)}
+        videos = {"short": given.clip, "long": long}
+        timelines = {name: engine.index(video, fps=given.fps, audio=given.audio) for name, video in videos.items()}
         found: dict[tuple[str, str], list[float]] = {}
         for _ in range(given.rounds):
             for name, timeline in timelines.items():
                 for mode in ("cold", "ahead"):
-                    found.setdefault((name, mode), []).append(first_token(engine, timeline, ahead=mode == "ahead"))
+                    found.setdefault((name, mode), []).append(
+                        first_token(engine, timeline, ahead=mode == "ahead", audio=given.audio)
+                    )
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {time.strftime('%Y-%m-%d')}")
     print(f"{'video':>6} {'seconds':>9} {'frames':>7} {'mode':>6} {'median ms':>10} {'least':>8} {'most':>8}")
     for (name, mode), times in found.items():
@@ -55,12 +59,12 @@ def main() -> None:
     print(f"ahead / cold, short: {median['short', 'ahead'] / median['short', 'cold']:.3f}")
 
 
-def first_token(engine: Engine, timeline: Timeline, *, ahead: bool) -> float:
+def first_token(engine: Engine, timeline: Timeline, *, ahead: bool, audio: bool = True) -> float:
     """Milliseconds from the question to its first token, nothing of its prompt in the KV cache unless read ahead."""
     sampling = replace(engine.spec.llm.sampling, temperature=0.0, max_tokens=2)
-    list(engine.chat(timeline).ask("Something else.", long="frames", sampling=sampling))
+    list(engine.chat(timeline, audio=audio).ask("Something else.", long="frames", sampling=sampling))
     engine._backbone._cached.clear()  # type: ignore[union-attr]
-    chat = engine.chat(timeline)
+    chat = engine.chat(timeline, audio=audio)
     if ahead:
         chat.prepare()
         engine._backbone.wait_ahead()  # type: ignore[union-attr]

@@ -101,22 +101,30 @@ def stillness(engine: Engine, films: list[Film]) -> None:
 
 def pairs(clean: list[Shown], noisy: list[Shown], features: list[list[NDArray]], scale: float) -> None:
     """Scores and differences of features, of pictures up to a second apart."""
-    found: dict[bool, list[tuple[float, float]]] = {True: [], False: []}
-    for shown, seen, known in zip(clean, noisy, features, strict=True):
-        glances = [Glance(pixels) for _, pixels in seen]
-        for one in range(len(shown)):
-            for two in range(one + 1, min(one + 5, len(shown))):
-                same = np.abs(shown[one][1].astype(int) - shown[two][1]).max() <= _SAME
-                off = float(np.linalg.norm(known[one] - known[two])) / scale
-                found[bool(same)].append((glances[one].change(glances[two]), off))
-    noise, moved = np.array(found[True]), np.array(found[False])
-    print(f"{len(noise)} pairs that differ by noise: score at most {noise[:, 0].max():.1f}, features off by")
-    print(f"    {np.median(noise[:, 1]):.3f} (median) and {np.quantile(noise[:, 1], 0.99):.3f} (99 % of them)")
-    for threshold in (3.0, 5.0, 8.0, 12.0):
-        below = moved[moved[:, 0] < threshold][:, 1]
-        share = 100 * len(below) / len(moved)
-        off = f"{np.median(below):.3f} (median), {below.max():.3f} (most)" if len(below) else "-"
-        print(f"{len(moved)} pairs that show a change: {share:4.1f} % below {threshold:g}, features off by {off}")
+    for colours in ("colour", "grey"):
+        found: dict[bool, list[tuple[float, float]]] = {True: [], False: []}
+        for shown, seen, known in zip(clean, noisy, features, strict=True):
+            glances = [Glance(pixels if colours == "colour" else grey(pixels)) for _, pixels in seen]
+            for one in range(len(shown)):
+                for two in range(one + 1, min(one + 5, len(shown))):
+                    same = np.abs(shown[one][1].astype(int) - shown[two][1]).max() <= _SAME
+                    off = float(np.linalg.norm(known[one] - known[two])) / scale
+                    found[bool(same)].append((glances[one].change(glances[two]), off))
+        noise, moved = np.array(found[True]), np.array(found[False])
+        print(f"in {colours}: {len(noise)} pairs that differ by noise: score at most {noise[:, 0].max():.1f}, features")
+        print(
+            f"    off by {np.median(noise[:, 1]):.3f} (median) and {np.quantile(noise[:, 1], 0.99):.3f} (99 % of them)"
+        )
+        for threshold in (1.5, 3.0, 5.0, 8.0, 12.0):
+            below = moved[moved[:, 0] < threshold][:, 1]
+            share = 100 * len(below) / len(moved)
+            off = f"{np.median(below):.3f} (median), {below.max():.3f} (most)" if len(below) else "-"
+            print(f"    {len(moved)} pairs that show a change: {share:4.1f} % below {threshold:g}, off by {off}")
+
+
+def grey(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The same without colours."""
+    return np.asarray(Image.fromarray(pixels).convert("L").convert("RGB"))
 
 
 def turns(engine: Engine, films: list[Film]) -> None:

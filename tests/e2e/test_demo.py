@@ -14,7 +14,7 @@ from vllama.runtime.bundle import open_bundle, shipped_bundle
 CLIPS = Path(str(files("vllama.cli").joinpath("demo_clips")))
 # What stands in the scripts of the clips (export/mini/demo.py).
 KNOWN = {
-    "circle": {"How many beeps do you hear?": "three", "Which thing disappears?": "star"},
+    "circle": {"How many beeps do you hear?": "three", "What does the star do?": "disappears"},
     "square": {"What colour is the square?": "green", "Does the sound rise or fall?": "ris"},
     "cross": {"How many things are there?": "three", "What do you hear?": "knock"},
 }

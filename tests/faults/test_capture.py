@@ -295,6 +295,34 @@ def test_a_microphone_that_is_gone_is_closed_at_once_and_is_no_longer_there(
         Microphone("default", RATE, Clock(), notes.append)
 
 
+def test_a_sound_server_that_hangs_holds_nobody_for_long(pulse: Pulse) -> None:
+    code = """if True:
+        import signal, sys, time
+        from vllama.runtime.clock import Clock
+        from vllama.runtime.microphone import Microphone
+        microphone = Microphone("default", 16000, Clock(), print)
+        print("open", flush=True)
+        sys.stdin.read()
+        begun = time.monotonic()
+        microphone.close()
+        print(time.monotonic() - begun)
+    """
+    with subprocess.Popen(
+        [sys.executable, "-c", code], text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as done:
+        assert done.stdin is not None
+        assert done.stdout is not None
+        try:
+            assert done.stdout.readline() == "open\n"
+            pulse.freeze(True)
+            done.stdin.close()
+            assert float(done.stdout.readline()) < 10.0
+            assert done.wait(PATIENCE) == 0
+        finally:
+            pulse.freeze(False)
+            done.kill()
+
+
 def test_c_libraries_are_heard_again_once_the_microphone_is_closed(pulse: Pulse) -> None:
     code = """if True:
         import ctypes

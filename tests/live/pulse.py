@@ -11,6 +11,7 @@ import ctypes
 import ctypes.util
 import os
 import shutil
+import signal
 import statistics
 import subprocess
 import threading
@@ -65,7 +66,9 @@ class Pulse:
             self._before.setdefault(name, os.environ.get(name))
             os.environ[name] = value
         self._socket.unlink(missing_ok=True)
-        command = ["pulseaudio", "-n", "--daemonize=no", "--exit-idle-time=-1", "--use-pid-file=no"]
+        # Without shared memory: with it, about one of thirty sudden ends of the daemon locks its clients' library up.
+        options = ("--daemonize=no", "--exit-idle-time=-1", "--use-pid-file=no", "--disable-shm=yes")
+        command = ["pulseaudio", "-n", *options]
         load = f"module-native-protocol-unix auth-anonymous=1 socket={self._socket}"
         with (self._folder / "log").open("ab") as log:
             self._daemon = subprocess.Popen([*command, "-L", load], stdout=log, stderr=log, stdin=subprocess.DEVNULL)
@@ -87,11 +90,16 @@ class Pulse:
 
     def kill(self) -> None:
         """End the daemon without a word: what a crash of the sound server is to its clients."""
-        self.hush()
         if self._daemon is not None:
             self._daemon.kill()
             self._daemon.wait()
             self._daemon = None
+        self.hush()
+
+    def freeze(self, on: bool) -> None:
+        """Let the daemon hang, and go on."""
+        assert self._daemon is not None
+        self._daemon.send_signal(signal.SIGSTOP if on else signal.SIGCONT)
 
     def load(self) -> None:
         """Plug the sink, and so the microphone, in."""

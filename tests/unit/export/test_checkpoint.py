@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from vllama.export.checkpoint import build_graph, find_file, open_state_dict, position_tables, read_parts
+from vllama.export.checkpoint import Part, Reader, build_graph, find_file, open_state_dict, position_tables, read_parts
 from vllama.export.eva_vit import resize_positions
 from vllama.export.graphs import graph_names
 from vllama.export.llama import open_llama
@@ -353,3 +353,17 @@ def test_recorded_checkpoints_keep_their_values(vicuna_spec: ModelSpec, tiny_wei
     assert torch.equal(parts["frames"].state[f"visual_encoder.{key}"], encoder[key])
     shards = load_file(tiny_weights / vicuna_spec.files.llm.name / "model.safetensors")
     assert not shards.keys() & {key for part in parts.values() for key in part.state}
+
+
+def test_reader_gives_the_tensors_of_the_part_and_closes_what_it_mapped(
+    other_spec: ModelSpec, other_parts: dict[str, Part], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vllama.export.checkpoint.MAPPED_BYTES", 4096)
+    state, sizes = other_parts["frames"].state, list[int]()
+    reader = Reader("frames", other_spec, other_parts["frames"].sources[0].parent, sizes.append)
+    mappings = [reader._state]
+    for key, tensor in state.items():
+        assert torch.equal(reader(key), tensor), key
+        mappings.append(reader._state)
+    assert sum(sizes) == sum(tensor.nbytes for tensor in state.values())
+    assert len({id(each) for each in mappings}) > 2

@@ -24,7 +24,7 @@ def test_the_voice_of_each_system_is_found(tmp_path: Path, monkeypatch: pytest.M
     _install(tmp_path, "spd-say", "say", "powershell.exe")
     spoken = find_voice("linux")
     assert spoken is not None
-    assert (spoken.name, spoken.by_stdin, spoken.hush) == ("spd-say", False, ("spd-say", "--stop"))
+    assert (spoken.name, spoken.by_stdin, spoken.hush) == ("spd-say", False, ("spd-say", "--cancel"))
     assert spoken.command[-1] == "--"  # a text that begins with a dash is no option
     apple = find_voice("darwin")
     assert apple == Voice((str(tmp_path / "say"), "-f", "-"))
