@@ -72,6 +72,13 @@ def speak(pulse: Pulse, words: str, peak: float = 0.5) -> None:
     time.sleep(max(0.0, begin + len(sound) / 16000 - time.monotonic()))
 
 
+def _until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60.0
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
 def wait_for_pictures(chat: Running) -> None:
     chat.until("the miniature answers")
     chat.say(QUESTION)
@@ -131,9 +138,10 @@ def test_the_own_voice_is_no_question_and_somebody_louder_stops_it(
         chat.answers(2)
         time.sleep(1.0)  # it is being read again
         assert not [line for line in chat.err if line.startswith("heard:")], "it asked itself"
-        speak(pulse, "Wait a moment! Is there a red circle in the picture or not?", peak=0.8)
+        speak(pulse, "I want to know whether there is a red circle in the picture or not", peak=0.8)
         chat.until(f"heard: {QUESTION}")
-        assert chat.answers(3)[2].endswith("so yes.")
+        # On a machine that is very busy the sound has holes: two questions, and the second stops the answer to the first.
+        _until(lambda: any(answer.endswith("so yes.") for answer in chat.out[2:]))
         chat.say("/exit")
         assert chat.end() == 0
 

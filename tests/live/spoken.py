@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import tempfile
+import threading
 import wave
 from pathlib import Path
 
@@ -39,12 +40,17 @@ def silence(seconds: float) -> Sound:
 
 
 class Recording(PlayedMicrophone):
-    """A microphone that hears these sounds, then nothing for minutes."""
+    """A microphone that hears these sounds, then nothing for minutes; keep: how many seconds it remembers."""
 
-    def __init__(self, clock: Clock, *sounds: Sound) -> None:
+    def __init__(self, clock: Clock, *sounds: Sound, keep: float = 120.0) -> None:
         super(PlayedMicrophone, self).__init__(clock)
         self._data, self._rate = np.concatenate((*sounds, silence(240.0)))[None], RATE
-        self._since = 0.0
+        self._since, self._keep = 0.0, keep
+        self._lock = threading.Lock()
+
+    def heard(self) -> tuple[float, float] | None:
+        now = self.clock.now()
+        return None if self.state != "on" else (max(self._since, now - self._keep), now)
 
 
 def write_wav(path: Path, *sounds: Sound) -> Path:

@@ -30,7 +30,7 @@ def transcriber(tmp_path_factory: pytest.TempPathFactory) -> Transcriber:
 @pytest.fixture
 def play() -> Callable[..., PlayedMicrophone]:
     """A microphone that hears these sounds, five times as fast as time."""
-    return lambda *sounds: Recording(FastClock(SPEED), *sounds)
+    return lambda *sounds, **more: Recording(FastClock(SPEED), *sounds, **more)
 
 
 class Heard:
@@ -44,17 +44,23 @@ class Heard:
         self.react: Callable[[], None] = lambda: None
 
     def listen(self, microphone: PlayedMicrophone, transcriber: Transcriber, **more: object) -> Listener:
-        return Listener(
+        self.listener = Listener(
             microphone, VoiceActivity(), transcriber, self.words.append,
             began=self._begin, note=self.notes.append, **more,  # type: ignore[arg-type]
         )  # fmt: skip
+        return self.listener
 
     def until(self, moment: float, words: int = 0) -> None:
-        """Until so much of the sound was played, and so much of it was written down."""
-        time.sleep(max(0.0, (moment - self.clock.now()) / SPEED) + 0.5)
+        """Until so much of the sound was played and listened to, and so much of it was written down."""
+        time.sleep(max(0.0, (moment - self.clock.now()) / SPEED))
         end = time.monotonic() + 30.0
-        while len(self.words) < words and time.monotonic() < end:
+        while time.monotonic() < end and not self._is_done(moment, words):
             time.sleep(0.02)
+        time.sleep(0.3)  # in which nothing more should come
+
+    def _is_done(self, moment: float, words: int) -> bool:
+        listener = self.listener
+        return (listener._at is None or listener._at >= moment) and not listener._said and len(self.words) >= words
 
     def _begin(self) -> None:
         self.began.append(self.clock.now())
@@ -147,16 +153,16 @@ def test_what_is_said_while_muted_or_paused_is_not_heard(
     play: Callable[..., PlayedMicrophone], transcriber: Transcriber
 ) -> None:
     question = say("What is she cooking, and where?")
-    microphone = play(silence(1.0), question, silence(2.0), question, silence(2.0), question, silence(1.0))
-    step = len(question) / 16000 + 2.0
+    microphone = play(silence(1.0), question, silence(4.0), question, silence(4.0), question)
+    step = len(question) / 16000 + 4.0
     heard = Heard(microphone)
     with heard.listen(microphone, transcriber) as listener:
         listener.mute(True)
-        heard.until(step - 0.5)
+        heard.until(step - 2.5)
         assert heard.words == []
         listener.mute(False)
         microphone.pause()
-        heard.until(2 * step - 0.5)
+        heard.until(2 * step - 2.5)
         assert heard.words == []
         microphone.resume()
         heard.until(3 * step + 1.0, words=1)
@@ -203,7 +209,7 @@ def test_words_between_two_moments(play: Callable[..., PlayedMicrophone], transc
 
 
 def test_of_a_long_speech_the_newest_is_taken(play: Callable[..., PlayedMicrophone], transcriber: Transcriber) -> None:
-    microphone = play(silence(1.0))
+    microphone = play(silence(1.0), keep=30.0)
     microphone.clock.advance(100.0)
     time.sleep(0.1)
     now = microphone.clock.now()
