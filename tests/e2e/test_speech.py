@@ -140,7 +140,7 @@ def test_the_own_voice_is_no_question_and_somebody_louder_stops_it(
         assert not [line for line in chat.err if line.startswith("heard:")], "it asked itself"
         speak(pulse, "I want to know whether there is a red circle in the picture or not", peak=0.8)
         chat.until(f"heard: {QUESTION}")
-        # On a machine that is very busy the sound has holes: two questions, and the second stops the answer to the first.
+        # On a busy machine the sound has holes: it is two questions then, and the second stops the first answer.
         _until(lambda: any(answer.endswith("so yes.") for answer in chat.out[2:]))
         chat.say("/exit")
         assert chat.end() == 0

@@ -107,7 +107,10 @@ class Pulse:
         self._module = self._pactl("load-module", "module-null-sink", *sink).strip()
         self._pactl("set-default-sink", "mic")
         self._pactl("set-default-source", "mic.monitor")
-        self.speaker()  # a sink that nobody plays to wakes up every two seconds; a sound card has no such sleep
+        self._speaker = Speaker(self.rate)  # a sink that nobody plays to wakes up every two seconds
+        self.suspend(True)
+        self.suspend(False)
+        self._speaker.wait()
 
     def unload(self) -> None:
         """Unplug it."""
@@ -131,8 +134,7 @@ class Pulse:
 
     def speaker(self) -> Speaker:
         """What plays into the sink."""
-        if self._speaker is None or not self._speaker.alive:
-            self._speaker = Speaker(self.rate)
+        assert self._speaker is not None, "there is no sink"
         return self._speaker
 
     def play(self, wav: Path, *, wait: bool = True) -> float:
@@ -219,6 +221,12 @@ class Speaker:
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="speaker")
         self._thread.start()
+
+    def wait(self) -> None:
+        """Until it plays, and knows when: what it was told before it played is forgotten."""
+        time.sleep(0.2)
+        with self._lock:
+            self._zeros.clear()
         while len(self._zeros) < 20 and self._thread.is_alive():
             time.sleep(0.02)
 
@@ -240,11 +248,6 @@ class Speaker:
             first = round((begin - self._promised) * self._rate)
             after = [zero for sample, zero in self._zeros if 0 <= sample - first < self._rate // 4]
             return statistics.median(after) + first / self._rate
-
-    @property
-    def alive(self) -> bool:
-        """Whether the sink is still there."""
-        return self._thread.is_alive()
 
     def close(self) -> None:
         """Stop; no thread is left."""

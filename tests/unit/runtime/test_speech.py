@@ -125,7 +125,7 @@ def test_somebody_louder_interrupts_the_own_voice_and_asks_if_he_goes_on(
     play: Callable[..., PlayedMicrophone], transcriber: Transcriber, goes_on: bool
 ) -> None:
     own = say("The circle is red, so yes. A blue star comes after it, and then three beeps are heard. " * 2, peak=0.1)
-    asked = say("Wait! Is there a red circle in it?" if goes_on else "Stop it.", "en+m5", peak=0.6)
+    asked = say("Wait! Is there a red circle in it?" if goes_on else "Stop it now.", "en+m5", peak=0.6)
     at = 5 * 16000
     mixed = own.copy()
     mixed[at : at + len(asked)] += asked
