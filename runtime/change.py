@@ -2,11 +2,11 @@
 
 The score is the largest difference between two pictures, of one colour of one of 14 x 14 blocks: the largest, because a
 small thing that moves changes few of them; in colour, because two colours may have the same grey; of the mean of a
-block, because noise is gone from it. `tests/bench/bench_change.py` measured it on drawn clips of the miniature's world
-with the noise of a camera (5 of 255) and JPEG put over them, 4 pictures a second, 1840 pairs: two pictures that differ
-by noise alone never score more than 3.3, and pass for still; of those that show a change, 14 % score below 5, and their
-features differ by 0.03 (the median; 0.17 at most) of the mean length of a feature, where noise alone makes 0.03. In
-grey a threshold of 4 would have let 20 % pass, features that differ by 1.09 among them: one thing for another.
+block, because noise is gone from it. `tests/bench/bench_live_choices.py` measured it on drawn clips of the miniature's
+world with the noise of a camera (5 of 255) and JPEG put over them, 4 pictures a second, 1840 pairs: two pictures that
+differ by noise alone never score more than 3.3, and pass for still; of those that show a change, 14 % score below 5,
+and their features differ by 0.03 (the median; 0.17 at most) of the mean length of a feature, where noise alone makes
+0.03. In grey a threshold of 4 would have let 20 % pass, features that differ by 1.09 among them: one thing for another.
 """
 
 from __future__ import annotations

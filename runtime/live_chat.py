@@ -36,7 +36,7 @@ class LiveChat(Chat):
     The prompt begins with the media of the question's own window, and of what was said it holds the turn before, as
     words. Of the miniature's answers about 24 clips in turn, 91 % are right so, as many as without any memory of what
     was said; with three turns 88 %, with eight 60 %, and with the media of all earlier windows 50 %: like the published
-    models it was trained on conversations about one clip (96 questions, `tests/bench/bench_live_turns.py`).
+    models it was trained on conversations about one clip (96 questions, `tests/bench/bench_live_choices.py`).
 
     Attributes:
         window: what a question without a span is about.

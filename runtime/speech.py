@@ -25,6 +25,7 @@ _REST_SECONDS = 0.02
 _TICK = 1e-3  # seconds by which sound may seem to be missing through rounding
 _AHEAD = 0.5  # seconds by which a microphone's clock may correct itself
 _CATCH_UP = 1.0  # seconds of the past that are listened to after a gap
+_GOES_ON = 0.3  # seconds by which who interrupts the own voice must outlast its last echo
 _LEAST = 0.2  # seconds in which something can be said
 _MARGIN = 0.1  # seconds that a microphone may forget meanwhile
 _PATIENCE = 2.0  # seconds for the last of it to come
@@ -43,8 +44,8 @@ class Words:
 class Listener:
     """Listens from construction to `close`, on two threads: one notices speech as it comes, one writes it down.
 
-    While the own voice sounds, only what is clearly louder counts as speech; if it does not go on after the voice was
-    stopped, it was the voice after all, and is dropped (`runtime.echo`).
+    While the own voice sounds, only what is clearly louder counts as speech (`runtime.echo`). If it does not go on for
+    most of a second after the voice was stopped, it was the voice after all, or no more than "stop", and is dropped.
 
     Args:
         microphone: at 16 kHz; it stays open. What is said while it is paused is not heard, and what was begun before
@@ -193,7 +194,7 @@ class Listener:
     def _finish(self, said: Samples | None) -> None:
         if said is None:
             return
-        if self._over_voice and self._sounds(said.end - self._pad):
+        if self._over_voice and self._sounds(said.end - self._pad - _GOES_ON):
             for window in np.split(said.data[0], said.data.shape[1] // WINDOW):
                 self._echo.hear(window)
                 self._echo.learn(proved=True)
