@@ -191,6 +191,10 @@ class Reader:
         self._read(tensor.nbytes)
         return tensor
 
+    def close(self) -> None:
+        """Close the mapping, whoever still holds the reader."""
+        self._state = {}
+
 
 def build_graph(part: Part, spec: ModelSpec) -> Graph:
     """The torch module of a part with its weights in float32; what is stored so is not copied."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -20,7 +19,7 @@ from .checkpoint import Part, Reader, position_tables, read_parts
 from .fidelity import fixed_prompts, llm_fidelity
 from .graphs import empty_graph
 from .llama import LlamaFolder, open_llama
-from .meter import Meter, PartCost
+from .meter import Meter, PartCost, give_back
 from .observe import observe, run
 from .precision import Precision
 from .recipe import plan
@@ -136,7 +135,7 @@ def _metered(name: str, report: Report, make: Callable[[], _T], size: Callable[[
     meter = Meter()
     made = make()
     report(meter.read(name, size(made)))
-    gc.collect()  # graphs refer to themselves, and to the files that their weights are in
+    give_back()
     return made
 
 
@@ -162,6 +161,7 @@ def _graph(
         expected = run(graph, read, inputs)
     path = staging.folder / f"{name}.onnx"
     to_onnx(graph, read, path, precision, recipe, partial(step, name))
+    read.close()
     cost = compare(path, inputs, expected)
     row = FidelityRow(name, precision, max_abs=cost.max_abs, relative=cost.relative, cosine=cost.cosine)
     widened = tuple(f"{name}: {note}" for note in recipe.widened) if recipe else ()
