@@ -27,8 +27,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from tests.live.mjpeg import MjpegServer
 from tests.live.pulse import RATE, Pulse
 
-_LATENCY = 0.05  # seconds from the showing of a picture to its capture
-_AHEAD = 0.6  # seconds between saying so and showing it
+_LATENCY = 0.07  # seconds until a film that is shown next was captured
+_AHEAD = 0.6  # seconds that a sound is known before it is played
 _AFTER = 2.5  # seconds until the last picture and sound are encoded
 
 
@@ -67,14 +67,15 @@ def of_live(engine: Engine, asked: dict[Path, list[KnownAnswer]], folder: Path) 
         pulse.speaker()
         for clip, questions in asked.items():
             info = probe(clip)
-            time.sleep(_AHEAD)
-            begun = server.show(clip, loop=False)
+            at = time.monotonic() + _AHEAD
             if info.has_audio:
                 (sound,) = read_samples(info, [(0, count_samples(info, RATE))], RATE)
-                pulse.speaker().play(sound.data[0], at=max(begun, time.monotonic() + 0.4))
-            zero = time.monotonic() - live.clock.now()
-            time.sleep(max(0.0, begun + info.duration + _AFTER - time.monotonic()))
-            begin = begun - zero + _LATENCY
+                at = time.monotonic() + _AHEAD
+                pulse.speaker().play(sound.data[0], at=at + info.sound_start)
+            time.sleep(max(0.0, at - _LATENCY - time.monotonic()))
+            server.show(clip, loop=False)
+            begin = live.clock.now() + at - time.monotonic()
+            time.sleep(max(0.0, at + info.duration + _AFTER - time.monotonic()))
             span = Span(begin, begin + info.duration)
             found[clip] = answers(engine.chat(live.timeline), questions, span)
         status = live.status

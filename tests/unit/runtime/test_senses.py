@@ -118,14 +118,14 @@ def _hear(hearing: Hearing, clock: FastClock, seconds: float) -> None:
             hearing.step()
 
 
-def test_stretches_of_sound_overlap_by_half(
+def test_stretches_of_sound_begin_each_quarter_of_their_length(
     encoders: Encoders, audio: AudioSpec, sound_file: Path, clock: FastClock
 ) -> None:
     kept: list[ClipFeature] = []
     hearing = _hearing(PlayedMicrophone(sound_file, 16000, clock), encoders, audio, kept)
     _hear(hearing, clock, 6.1)
-    assert [(clip.start, clip.end) for clip in kept] == [(second, second + 2.0) for second in range(5)]
-    assert (hearing.encoded, hearing.left_out) == (5, 0)
+    assert [(clip.start, clip.end) for clip in kept] == [(number / 2, number / 2 + 2.0) for number in range(9)]
+    assert (hearing.encoded, hearing.left_out) == (9, 0)
 
 
 def test_sound_after_a_gap_begins_where_it_is_heard_again(
@@ -140,8 +140,8 @@ def test_sound_after_a_gap_begins_where_it_is_heard_again(
     microphone.resume()
     resumed = clock.now()
     _hear(hearing, clock, 3.1)
-    assert [clip.start for clip in kept[:2]] == [0.0, 1.0]
-    assert kept[2].start == pytest.approx(resumed, abs=0.01)
+    assert [clip.start for clip in kept[:3]] == [0.0, 0.5, 1.0]
+    assert kept[3].start == pytest.approx(resumed, abs=0.01)
     assert all(clip.end <= 3.5 or clip.start >= resumed - 0.01 for clip in kept)
 
 
