@@ -27,8 +27,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from tests.live.mjpeg import MjpegServer
 from tests.live.pulse import RATE, Pulse
 
-_LATENCY = 0.07  # seconds until a film that is shown next was captured
-_AHEAD = 0.6  # seconds that a sound is known before it is played
+_LATENCY = 0.05  # seconds from the showing of a picture to its capture
+_AHEAD = 0.8  # seconds between saying so and showing it
 _AFTER = 2.5  # seconds until the last picture and sound are encoded
 
 
@@ -67,15 +67,12 @@ def of_live(engine: Engine, asked: dict[Path, list[KnownAnswer]], folder: Path) 
         pulse.speaker()
         for clip, questions in asked.items():
             info = probe(clip)
-            at = time.monotonic() + _AHEAD
-            if info.has_audio:
-                (sound,) = read_samples(info, [(0, count_samples(info, RATE))], RATE)
-                at = time.monotonic() + _AHEAD
-                pulse.speaker().play(sound.data[0], at=at + info.sound_start)
-            time.sleep(max(0.0, at - _LATENCY - time.monotonic()))
-            server.show(clip, loop=False)
-            begin = live.clock.now() + at - time.monotonic()
-            time.sleep(max(0.0, at + info.duration + _AFTER - time.monotonic()))
+            sound = read_samples(info, [(0, count_samples(info, RATE))], RATE) if info.has_audio else []
+            begun = server.show(clip, loop=False, ahead=_AHEAD)
+            for samples in sound:
+                pulse.speaker().play(samples.data[0], at=begun + info.sound_start)
+            begin = live.clock.now() + begun - time.monotonic() + _LATENCY
+            time.sleep(max(0.0, begun + info.duration + _AFTER - time.monotonic()))
             span = Span(begin, begin + info.duration)
             found[clip] = answers(engine.chat(live.timeline), questions, span)
         status = live.status

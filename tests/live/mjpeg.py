@@ -40,7 +40,7 @@ class MjpegServer:
         self._news = threading.Condition()
         self._sent: deque[tuple[int, bytes]] = deque(maxlen=_KEPT)  # (number, JPEG)
         self._film = self._next = _Film(clip)
-        self._flash_at = math.inf
+        self._next_at = self._flash_at = math.inf
         self._stalled = self._closed = self._late = False
         self._started = self._due = time.monotonic()
         self._projector = threading.Thread(target=self._project, name="projector")
@@ -70,19 +70,24 @@ class MjpegServer:
             self._stalled, self._late = False, late
             self._news.notify_all()
 
-    def show(self, clip: Path, *, loop: bool | None = None) -> float:
-        """Play another clip from its start, from the next picture on; the time of that picture."""
+    def show(self, clip: Path, *, loop: bool | None = None, ahead: float = 0.0) -> float:
+        """Play another clip from its start, so many seconds ahead or as soon after as possible; the time of that."""
         film = _Film(clip)
         with self._news:
             self._next, self._loop = film, self._loop if loop is None else loop
-            return self._due
+            self._next_at = self._due_after(ahead)
+            return self._next_at
 
     def flash(self, ahead: float = 0.5) -> float:
         """Show one white picture, so many seconds ahead or as soon after as one is due; the time of it."""
         with self._news:
-            step = 1.0 / self._film.rate
-            self._flash_at = self._due + math.ceil(max(0.0, time.monotonic() + ahead - self._due) / step) * step
+            self._flash_at = self._due_after(ahead)
             return self._flash_at
+
+    def _due_after(self, ahead: float) -> float:
+        """When a picture is due, at least so many seconds ahead, that was not taken from the film yet."""
+        step = 1.0 / self._film.rate
+        return self._due + max(1, math.ceil((time.monotonic() + ahead - self._due) / step)) * step
 
     @property
     def connections(self) -> int:
@@ -109,9 +114,10 @@ class MjpegServer:
         number = count = 0
         while True:
             with self._news:
-                if self._film is not self._next:
-                    self._film, count = self._next, 0
-                film, due = self._film, self._due
+                due = self._due
+                if due >= self._next_at - 1e-6:
+                    self._film, count, self._next_at = self._next, 0, math.inf
+                film = self._film
                 white = due >= self._flash_at - 1e-6
             picture = film.white if white else film.jpeg(count, loop=self._loop)
             with self._news:
