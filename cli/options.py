@@ -33,7 +33,7 @@ Last = Annotated[str | None, typer.Option("--last", help="Ask about the end of t
 Long = Annotated[
     view.Long | None,
     typer.Option(
-        "--long", help="How a span of many frames is looked at; default: frames where they cover it, else memory."
+        "--long", help="How many frames are looked at; default: frames where 8 cover the span, else the model's way."
     ),
 ]
 Summarise = Annotated[

@@ -101,7 +101,7 @@ class Chat:
             long: how a span is looked at that has more frames than the original takes. "frames": the original's rule.
                 "memory": all of them, merged to as many tokens. "segments": pieces of the original's kind, each with
                 its times, as many as fit. "map": each piece is asked by itself, and the answer made from their answers.
-                None: "frames" where they cover the span, else "memory".
+                None: "frames" where they cover the span, else what the model's entry says.
             sampling: the model's defaults if None.
             seed: 0 to 2**32 - 2; drawn if None, and reported.
 

@@ -172,7 +172,10 @@ class Sampling:
 
 @dataclass(frozen=True)
 class LlmSpec:
-    """The language model; its other dimensions stand in the config.json of its folder."""
+    """The language model; its other dimensions stand in the config.json of its folder.
+
+    long: how it is shown a span that its frames do not cover, where a question does not say; None: as a memory.
+    """
 
     __pydantic_config__ = _CHECKED
     architecture: Literal["llama"]
@@ -180,6 +183,7 @@ class LlmSpec:
     n_ctx: PositiveInt
     quantization: str
     sampling: Sampling
+    long: Literal["frames", "memory", "segments", "map"] | None = None
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ class Viewer:
         self._limit = memory_limit(spec)
 
     def mode(self, span: Span | None, asked: Long | None) -> Long:
-        """How a span is looked at: as asked, or by the original's frames where they cover it and as a memory elsewhere.
+        """How a span is looked at: as asked, or by the original's frames where they cover it, else the model's own way.
 
         Where there are no more frames than the original takes, there is nothing but the original's way.
 
@@ -71,7 +71,8 @@ class Viewer:
             raise SpecError(f"--long memory: {self._spec.name} has too few frame positions for it; use --long segments")
         cut = self.cut(span)
         covered = cut.end - cut.start <= _COVERED_SECONDS * self._spec.video.num_frames
-        return asked or ("memory" if self._limit and not covered else "frames")
+        own: Long = self._spec.llm.long or ("memory" if self._limit else "frames")
+        return asked or ("frames" if covered else own)
 
     def cut(self, span: Span | None) -> Span:
         """The seconds of a span, counted from the start and cut to the clip."""

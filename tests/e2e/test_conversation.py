@@ -13,7 +13,8 @@ import pytest
 
 from vllama.runtime import Chat, Engine, Sampling, Span, Timeline, Usage
 from vllama.runtime.bundle import cache_dir
-from vllama.runtime.view import Long
+from vllama.runtime.encoders import Encoders
+from vllama.runtime.view import Long, Viewer
 
 QUESTIONS = ("What happens?", "And then what is there to see?", "What do you hear?")
 
@@ -209,6 +210,17 @@ def test_a_question_costs_as_many_tokens_on_a_long_clip_as_on_a_short_one(
     long, short = (ask(engine.chat(engine.index(path)), engine, "What?") for path in (long_clip, clip))
     assert (short.long, long.long) == ("frames", "memory")
     assert long.prompt_tokens == short.prompt_tokens
+
+
+def test_a_long_clip_is_looked_at_as_the_entry_of_the_model_says(engine: Engine, long_clip: Path) -> None:
+    timeline = engine.index(long_clip)
+    with Encoders(engine.bundle) as encoders:
+        for own in (None, "segments"):
+            spec = replace(engine.spec, llm=replace(engine.spec.llm, long=own))
+            viewer = Viewer(timeline, encoders, spec, audio=True)
+            assert viewer.mode(None, None) == (own or "memory")
+            assert viewer.mode(Span(0.0, 20.0), None) == "frames"
+            assert viewer.mode(None, "map") == "map"
 
 
 def test_the_whole_of_a_long_clip_is_read_once_and_found_by_the_next_process(
