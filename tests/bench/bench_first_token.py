@@ -1,6 +1,6 @@
 """First token after the question, about a short and a long indexed video, cold, with the prefix kept, and read ahead.
 
-    python tests/bench/bench_first_token.py --model BUNDLE --clip CLIP [--hours 1] [--rounds 7] [--no-audio]
+    python tests/bench/bench_first_token.py --model BUNDLE --clip CLIP [--hours 1] [--rounds 7] [--long memory]
 
 The long video repeats the clip's packets. Both are indexed first; then the same question is asked in turns, A B A B, in
 one process. "ahead": the prompt's opening was read before the question came.
@@ -16,10 +16,12 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import av
 
 from vllama.runtime import Engine, Timeline
+from vllama.runtime.view import Long
 
 QUESTION = "What does the person in the video do at the end?"
 
@@ -33,6 +35,9 @@ def main() -> None:
     parser.add_argument("--fps", type=float, default=1.0)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument(
+        "--long", choices=get_args(Long), help="how the long one is looked at; default: the model's own"
+    )
     parser.add_argument("--audio", action=argparse.BooleanOptionalAction, default=True)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, Engine.open(given.model, threads=given.threads) as engine:
@@ -45,7 +50,7 @@ def main() -> None:
             for name, timeline in timelines.items():
                 for mode in ("cold", "ahead"):
                     found.setdefault((name, mode), []).append(
-                        first_token(engine, timeline, ahead=mode == "ahead", audio=given.audio)
+                        first_token(engine, timeline, ahead=mode == "ahead", audio=given.audio, long=given.long)
                     )
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {time.strftime('%Y-%m-%d')}")
     print(f"{'video':>6} {'seconds':>9} {'frames':>7} {'mode':>6} {'median ms':>10} {'least':>8} {'most':>8}")
@@ -59,16 +64,18 @@ def main() -> None:
     print(f"ahead / cold, short: {median['short', 'ahead'] / median['short', 'cold']:.3f}")
 
 
-def first_token(engine: Engine, timeline: Timeline, *, ahead: bool, audio: bool = True) -> float:
+def first_token(
+    engine: Engine, timeline: Timeline, *, ahead: bool, audio: bool = True, long: Long | None = None
+) -> float:
     """Milliseconds from the question to its first token, nothing of its prompt in the KV cache unless read ahead."""
     sampling = replace(engine.spec.llm.sampling, temperature=0.0, max_tokens=2)
     list(engine.chat(timeline, audio=audio).ask("Something else.", long="frames", sampling=sampling))
     engine._backbone._cached.clear()  # type: ignore[union-attr]
     chat = engine.chat(timeline, audio=audio)
     if ahead:
-        chat.prepare()
+        chat.prepare(long=long)
         engine._backbone.wait_ahead()  # type: ignore[union-attr]
-    *_, last = chat.ask(QUESTION, sampling=sampling)
+    *_, last = chat.ask(QUESTION, long=long, sampling=sampling)
     assert last.usage is not None
     return last.usage.first_token_ms
 
