@@ -1,14 +1,13 @@
 """Long video in few frames: frame features merged as they come, and positions beyond the table.
 
-Training-free, as published for these weights: MovieChat (arXiv 2307.16449) and MovieChat+ (arXiv 2404.17176). It works
-between the per-frame features and the video Q-former, and the language model sees as many tokens as before.
+Training-free, as published for these weights: MovieChat (arXiv 2307.16449). It works between the per-frame features and
+the video Q-former, and the language model sees as many tokens as before.
 """
 
 from __future__ import annotations
 
 import math
 import threading
-from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from .types import Float32, Span
+from .types import Float32
 
 Features = NDArray[np.floating]  # (query_tokens, hidden_size) of one frame, float16 as stored or float32
 Means = NDArray[np.float64]
@@ -49,7 +48,6 @@ class _Kept:
     start: float
     last: float
     end: float
-    weight: float
     mean: Means = field(repr=False)
 
 
@@ -99,26 +97,6 @@ def fragment_size(count: int, limit: int, kept: int = KEPT) -> int:
     return max(kept, math.ceil(count / (limit // kept)))
 
 
-def novelty(features: Sequence[Features] | NDArray[np.floating], short: int = SHORT) -> NDArray[np.float64]:
-    """Weights from the features alone: how far each frame is from all of the `short` frames before it.
-
-    A still picture has 0, the frame least like what was just seen 1; cutting back to a known view counts as known. The
-    first frame has 0: it differs from nothing. Distances are between means over tokens, as the similarity of `Memory`.
-
-    Args:
-        features: one array (query_tokens, hidden_size) per frame.
-
-    Returns:
-        (t,), [0, 1].
-    """
-    means = np.array([frame.mean(0, dtype=np.float64) for frame in features])  # (t, hidden_size)
-    nearest = np.full(len(means), np.inf)
-    for lag in range(1, min(short, len(means) - 1) + 1):
-        nearest[lag:] = np.minimum(nearest[lag:], np.linalg.norm(means[lag:] - means[:-lag], axis=1))
-    nearest[:1] = 0.0
-    return nearest / (nearest.max(initial=0.0) or 1.0)
-
-
 class Memory:
     """Short and long memory of a video, kept up to date frame by frame.
 
@@ -128,15 +106,7 @@ class Memory:
     equals) become one by the same rule. So a video of any length fits, its fragments are alike to a factor of about
     2.5, and neither the state nor the cost of a frame or a question grows with it.
 
-    Weights: a frame of weight 1 is merged only when no neighbours of weight 0 are left in its fragment; between, the
-    weight counts against the similarity, scaled to 0..1 among the pairs at hand. A merged frame has the larger weight.
-    All equal, which is the default, is MovieChat's rule. MovieChat+ weights frames by CLIP similarity to the
-    question; these models have no text tower in that space, so whoever has a score gives it (`novelty` needs no
-    question). Its release keeps 1 or 3 frames of a fragment whose mean score is below or above a fixed 0.25; `over`
-    gives the half of the fragments with the larger means one frame more and the other half one less, whatever the
-    scale of the scores.
-
-    Beside this, what differs from the release: averages are float32 and similarities float64; fragments are merged
+    What differs from the release: averages are float32 and similarities float64; fragments are merged
     again, as said; and where a question about a moment needs more than `limit` frames, the long memory is merged
     further instead of the short one losing its oldest. Frames given to `add` are kept as they are, not copied. All
     methods may be called from several threads; a question holds up `add` only while lists are copied.
@@ -159,9 +129,7 @@ class Memory:
         self._num_frames = num_frames
         self._short = short
         self._size = fragment
-        self._complete = 0  # fragments
         self._kept = kept
-        self._keeps: list[int] = []  # frames to keep of the first fragments, where `over` gave weights
         self._count = 0
         self._recent: deque[_Kept] = deque(maxlen=short + 1)  # the short memory and the newest frame
         self._pending: list[_Kept] = []  # of the fragment that is not complete
@@ -175,7 +143,6 @@ class Memory:
         features: Sequence[Features] | NDArray[np.floating],
         limit: int,
         *,
-        weights: Sequence[float] | NDArray[np.floating] | None = None,
         num_frames: int = 8,
         short: int = SHORT,
         kept: int = KEPT,
@@ -183,28 +150,25 @@ class Memory:
         """The memory of frames that are all there, with the smallest fragments that fit.
 
         Args:
-            times: ascending. features: one array per frame. weights: [0, 1] each, see the class.
+            times: ascending. features: one array per frame.
         """
         size = fragment_size(len(times), limit, kept)
         memory = cls(limit, num_frames=num_frames, short=short, fragment=size, kept=kept)
-        weights = np.zeros(len(times)) if weights is None else np.asarray(weights, np.float64)
-        if size > kept > 1:
-            memory._keeps = _keeps([float(weights[i : i + size].mean()) for i in range(0, len(weights), size)], kept)
-        for time, frame, weight in zip(times, features, weights, strict=True):
-            memory.add(time, frame, float(weight))
+        for time, frame in zip(times, features, strict=True):
+            memory.add(time, frame)
         return memory
 
     def __len__(self) -> int:
         """How many frames came."""
         return self._count
 
-    def add(self, time: float, features: Features, weight: float = 0.0) -> None:
+    def add(self, time: float, features: Features) -> None:
         """Take one frame.
 
         Args:
             time: seconds, after that of the frame before. features: (query_tokens, hidden_size), float16 or float32.
         """
-        frame = _frame(time, math.inf, features, weight)
+        frame = _Kept(features, time, time, math.inf, features.mean(0, dtype=np.float64))
         with self._lock:
             self._close(time)
             self._count += 1
@@ -213,29 +177,19 @@ class Memory:
             if len(self._pending) == self._size:
                 self._long = _fitting([*self._long, self._fragment(self._pending)], self._limit)
                 self._pending = []
-                self._complete += 1
 
     def end(self, time: float) -> None:
         """The video ends: the newest frame stands for the seconds until then."""
         with self._lock:
             self._close(time)
 
-    def frames(self, span: Span | None = None) -> MemoryFrames:
-        """For a question about all of it: the whole long memory, the incomplete fragment merged likewise.
-
-        Args:
-            span: only what stands for some of these seconds, counted from the start. For fine detail of a short span
-                take a memory `over` the frames of that span.
-        """
+    def frames(self) -> MemoryFrames:
+        """For a question about all of it: the whole long memory, the incomplete fragment merged likewise."""
         with self._lock:
             count, recent, pending, long = self._count, list(self._recent), list(self._pending), list(self._long)
         if count <= self._num_frames:
-            kept = recent
-        else:
-            kept = _frames(_fitting([*long, self._fragment(pending)] if pending else long, self._limit))
-        if span is not None:
-            kept = [frame for frame in kept if frame.start <= span.end and _end(frame) >= span.start]
-        return _memory_frames(kept)
+            return _memory_frames(recent)
+        return _memory_frames(_frames(_fitting([*long, self._fragment(pending)] if pending else long, self._limit)))
 
     def frames_now(self) -> MemoryFrames:
         """For a question about the newest moment: long memory, short memory, newest frame."""
@@ -243,44 +197,11 @@ class Memory:
             count, recent, pending, long = self._count, list(self._recent), list(self._pending), list(self._long)
         if count <= self._num_frames:
             return _memory_frames(recent)
-        return self._moment(long, pending[: max(0, len(pending) - len(recent))], recent)
-
-    def frames_at(
-        self, moment: float, times: Sequence[float], features: Sequence[Features] | NDArray[np.floating]
-    ) -> MemoryFrames:
-        """For a question about a moment: what `frames_now` would have given then, as far as the long memory still can.
-
-        The frame is the last one until the moment (the first one before all). The long memory up to it is that of
-        the fragments that were complete; as published, the unmerged short memory shows the newest of them again.
-
-        Args:
-            times, features: the frames that came, in order, as they are stored; only some twenty are read, plus what
-                lies between the last complete fragment and the short memory. What was forgotten since is seen merged.
-        """
-        assert len(times) == len(features) > 0, (len(times), len(features))
-        now = max(0, bisect_right(times, moment) - 1)
-
-        def stored(first: int, stop: int) -> list[_Kept]:
-            ends = [*times[first + 1 : stop + 1], math.inf]
-            return [_frame(float(times[i]), float(ends[i - first]), features[i]) for i in range(first, stop)]
-
-        with self._lock:
-            long = [fragment for fragment in self._long if fragment.frames[-1].last <= times[now]]
-        forgotten = bool(long) and long[0].frames[0].start < times[0]
-        if now < self._num_frames and not forgotten:
-            return _memory_frames(stored(0, now + 1))
-        done = bisect_right(times, long[-1].frames[-1].last) if long else 0
-        window = max(0, now - self._short)
-        return self._moment(long, stored(done, window), stored(window, now + 1))
-
-    def _moment(self, long: list[_Fragment], between: list[_Kept], recent: list[_Kept]) -> MemoryFrames:
-        before = [*_frames(long), *_merged(between, self._kept)]
+        before = [*_frames(long), *_merged(pending[: max(0, len(pending) - len(recent))], self._kept)]
         return _memory_frames([*_merged(before, self._limit - len(recent)), *recent])
 
     def _fragment(self, pictures: Sequence[_Kept]) -> _Fragment:
-        number = self._complete
-        kept = self._keeps[number] if number < len(self._keeps) else self._kept
-        return _Fragment(len(pictures), tuple(_merged(pictures, kept)))
+        return _Fragment(len(pictures), tuple(_merged(pictures, self._kept)))
 
     def _close(self, time: float) -> None:
         for frame in (*list(self._recent)[-1:], *_frames(self._long[-1:])[-1:]):
@@ -289,42 +210,18 @@ class Memory:
                 frame.end = time
 
 
-def _keeps(means: list[float], kept: int) -> list[int]:
-    """How many frames each fragment keeps: one more in the half with the larger mean weights, one less in the other."""
-    keeps = [kept] * len(means)
-    if min(means, default=0.0) < max(means, default=0.0):
-        order = sorted(range(len(means)), key=means.__getitem__)
-        for less, more in zip(order[: len(order) // 2], order[::-1], strict=False):
-            keeps[less], keeps[more] = kept - 1, kept + 1
-    return keeps
-
-
-def _frame(time: float, end: float, features: Features, weight: float = 0.0) -> _Kept:
-    return _Kept(features, time, time, end, weight, features.mean(0, dtype=np.float64))
-
-
 def _merged(frames: Sequence[_Kept], kept: int) -> list[_Kept]:
     """Merge the most similar neighbours until `kept` frames are left."""
     left = list(frames)
     alike = [_similarity(a, b) for a, b in pairwise(left)]
     while len(left) > kept:
-        i = _first_to_merge(left, alike)
+        i = alike.index(max(alike))
         left[i : i + 2] = [_average(left[i], left[i + 1])]
         del alike[i]
         for pair in (i - 1, i):
             if 0 <= pair < len(alike):
                 alike[pair] = _similarity(left[pair], left[pair + 1])
     return left
-
-
-def _first_to_merge(frames: Sequence[_Kept], alike: Sequence[float]) -> int:
-    score = list(alike)
-    if any(frame.weight != frames[0].weight for frame in frames):
-        low, high = min(alike), max(alike)
-        for i, similarity in enumerate(alike):
-            heavier = max(frames[i].weight, frames[i + 1].weight)
-            score[i] = (similarity - low) / ((high - low) or 1.0) - heavier
-    return score.index(max(score))
 
 
 def _similarity(a: _Kept, b: _Kept) -> float:
@@ -334,7 +231,7 @@ def _similarity(a: _Kept, b: _Kept) -> float:
 def _average(a: _Kept, b: _Kept) -> _Kept:
     features = np.add(a.features, b.features, dtype=np.float32)
     features *= 0.5
-    return _Kept(features, a.start, b.last, b.end, max(a.weight, b.weight), (a.mean + b.mean) / 2)
+    return _Kept(features, a.start, b.last, b.end, (a.mean + b.mean) / 2)
 
 
 def _fitting(fragments: Sequence[_Fragment], limit: int) -> list[_Fragment]:

@@ -30,7 +30,7 @@ def parse_seconds(text: str) -> float:
 
 
 def parse_span(text: str) -> Span:
-    """`1:02-1:40`, `1:02-` (to the end), `last 30s`, or `all`: the whole clip.
+    """`1:02-1:40`, `1:02-` (to the end), `1:02` (that moment), `last 30s`, or `all`: the whole clip.
 
     Raises:
         SpecError: it is none of these, or ends before it begins.
@@ -41,20 +41,22 @@ def parse_span(text: str) -> Span:
     if written.startswith("last"):
         return make_span(last=written.removeprefix("last").strip() or "0s")
     start, dash, end = written.partition("-")
-    if not dash:
-        raise SpecError(f"{text!r} is no span of time; write 1:02-1:40, last 30s or all")
-    return make_span(start, end)
+    return make_span(start, end) if dash else Span.at(parse_seconds(written))
 
 
-def make_span(start: str | None = None, end: str | None = None, last: str | None = None) -> Span:
-    """A span of what --from, --to and --last say; the whole clip where they say nothing.
+def make_span(
+    start: str | None = None, end: str | None = None, last: str | None = None, moment: str | None = None
+) -> Span:
+    """A span of what --from, --to, --last and --at say; the whole clip where they say nothing.
 
     Raises:
-        SpecError: one is no time, the span is empty, or `last` stands beside the others.
+        SpecError: one is no time, the span is empty, or `last` or `moment` stands beside the others.
     """
+    if (last or moment) and (start or end or (last and moment)):
+        raise SpecError("--at and --last cannot stand beside --from, --to or each other; use one of them")
+    if moment:
+        return Span.at(parse_seconds(moment))
     if last:
-        if start or end:
-            raise SpecError("--last cannot stand beside --from or --to; use one of them")
         seconds = parse_seconds(last)
         if seconds <= 0:
             raise SpecError(f"the last {last.strip()} are no time at all; give more than 0 seconds")

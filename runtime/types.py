@@ -42,9 +42,15 @@ class Samples:
         return float(self.start + self.data.shape[1] / self.sample_rate)
 
 
+_BEFORE_MOMENT, _AFTER_MOMENT = 7.0, 1.0  # seconds: what the frames and the sound of a question cover without gaps
+
+
 @dataclass(frozen=True)
 class Span:
-    """A stretch of time, in seconds from the start of the clip; `Span.last` counts from its end."""
+    """A stretch of time, in seconds from the start of the clip; `Span.last` counts from its end.
+
+    One that ends where it starts is a moment: a question about it is about all that led up to it.
+    """
 
     start: float
     end: float
@@ -55,12 +61,24 @@ class Span:
         return cls(-seconds, 0.0)
 
     @classmethod
+    def at(cls, seconds: float) -> Span:
+        """The moment so many seconds from the start."""
+        return cls(seconds, seconds)
+
+    @classmethod
     def whole(cls) -> Span:
         """All of whatever it is asked of, by the original's rule for whole clips."""
         return cls(0.0, float("inf"))
 
+    @property
+    def is_moment(self) -> bool:
+        """Whether it has no length of its own."""
+        return self.start == self.end
+
     def within(self, duration: float) -> Span:
-        """This span on a clip of `duration` seconds: counted from its start and cut to it."""
+        """This span on a clip of `duration` seconds: from its start and cut to it; a moment with those around."""
+        if self.is_moment:
+            return Span(max(0.0, self.start - _BEFORE_MOMENT), min(duration, self.end + _AFTER_MOMENT))
         shift = duration if self.start < 0 else 0.0
         return Span(max(0.0, self.start + shift), min(duration, self.end + shift))
 

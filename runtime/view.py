@@ -10,7 +10,7 @@ import numpy as np
 
 from .encoders import Encoders
 from .errors import SpecError
-from .memory import Memory
+from .memory import SHORT, Memory
 from .pixels import frame_indices, timestamps
 from .prompt import Media, Part
 from .remembered import memory_limit
@@ -60,15 +60,20 @@ class Viewer:
     def mode(self, span: Span | None, asked: Long | None) -> Long:
         """How a span is looked at: as asked, or by the original's frames where they cover it, else the model's own way.
 
-        Where there are no more frames than the original takes, there is nothing but the original's way.
+        Where there are no more frames than the original takes, there is nothing but the original's way. A moment is
+        looked at with the memory of what led up to it.
 
         Raises:
             SpecError: the model cannot do what was asked.
         """
-        if self.timeline.kind != "video" or len(self.timeline.frames_in(span)) <= self._spec.video.num_frames:
+        moment = span is not None and span.is_moment
+        known = self.timeline.frames_in(None if moment else span)
+        if self.timeline.kind != "video" or len(known) <= self._spec.video.num_frames:
             return "frames"
         if asked == "memory" and not self._limit:
             raise SpecError(f"--long memory: {self._spec.name} has too few frame positions for it; use --long segments")
+        if moment:
+            return asked or ("memory" if self._limit else "frames")
         cut = self.cut(span)
         covered = cut.end - cut.start <= _COVERED_SECONDS * self._spec.video.num_frames
         own: Long = self._spec.llm.long or ("memory" if self._limit else "frames")
@@ -122,15 +127,28 @@ class Viewer:
         whole = self.timeline.remembered
         if span is None and whole is not None and whole.is_of(self.timeline.frame_count):
             return Embeds(whole.embeds, "video"), whole.starts, whole.frames
-        frames = self.timeline.frames_in(span)
-        chosen = [frames[i] for i in frame_indices(_MOST_FRAMES, len(frames))]
-        merged = Memory.over(
+        chosen = self._remembered_of(span)
+        memory = Memory.over(
             [frame.time for frame in chosen],
             [frame.features for frame in chosen],
             self._limit,
             num_frames=self._spec.video.num_frames,
-        ).frames()
+        )
+        merged = memory.frames_now() if span is not None and span.is_moment else memory.frames()
         return self._encoders.video_embeds(merged.features), tuple(start for start, _ in merged.times), len(chosen)
+
+    def _remembered_of(self, span: Span | None) -> list[FrameFeature]:
+        """The frames a memory is made of: those of a span, or all until a moment, whose newest are never left out."""
+        if span is None or not span.is_moment:
+            return _thinned(self.timeline.frames_in(span))
+        frames = self.timeline.frames_in()
+        until = [frame for frame in frames if frame.time <= span.end] or list(frames[:1])
+        older = max(0, len(until) - SHORT - 1)
+        return [*_thinned(until[:older]), *until[older:]]
+
+
+def _thinned(frames: Sequence[FrameFeature]) -> list[FrameFeature]:
+    return [frames[i] for i in frame_indices(_MOST_FRAMES, len(frames))]
 
 
 def _stacked(frames: Sequence[FrameFeature]) -> np.ndarray:

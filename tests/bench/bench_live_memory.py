@@ -2,7 +2,7 @@
 
     python tests/bench/bench_live_memory.py [--hours 10] [--megabytes 256] [--seen CLIP]
 
-Features of full size (32 x 768 and 1024 numbers, float16) come four and one a second, five minutes of change and five
+Features of full size (32 x 768 and 1024 numbers, float16) come four and two a second, five minutes of change and five
 of none in turn. After every hour: what is kept, the process's own memory, whether the last minute is whole, the largest
 gap, and the time of choosing what a question looks at. --seen also drives the real senses on a clip, with the
 miniature's encoders, on a clock that only they move.
@@ -28,7 +28,7 @@ from vllama.runtime.types import Span
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from tests.live.played import FastClock, PlayedCamera, PlayedMicrophone
 
-_FPS, _STEP = 4, 0.25
+_FPS, _SOUNDS, _STEP = 4, 2, 0.25  # pictures and stretches of sound a second
 
 
 def main() -> None:
@@ -47,7 +47,7 @@ def main() -> None:
     for hour in range(given.hours):
         fill(timeline, hour)
         row(hour + 1, timeline)
-    each = (time.perf_counter() - begun) / given.hours / 3600 / (_FPS + 1) * 1e6
+    each = (time.perf_counter() - begun) / given.hours / 3600 / (_FPS + _SOUNDS) * 1e6
     print(f"{each:.0f} us for each that comes")
     found = [timeline.choose_frames(8, around(minute(m), timeline.duration)) for m in range(60 * given.hours)]
     print(f"of {len(found)} minutes asked about, something is kept near {sum(map(bool, found))}")
@@ -62,7 +62,7 @@ def fill(timeline: Timeline, hour: int) -> None:
         moment = 3600 * hour + number / _FPS
         moving = number // (300 * _FPS) % 2
         timeline.add_frame(FrameFeature(round(1000 * moment), moment, still.copy() if moving else still))
-        if number % _FPS == 0 and moment >= 2.0:
+        if number % (_FPS // _SOUNDS) == 0 and moment >= 2.0:
             timeline.add_clip(ClipFeature(moment - 2.0, moment, clip.copy()), whole=False)
 
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from vllama.runtime.backend import open_backend
 from vllama.runtime.bundle import find_bundle, open_bundle
-from vllama.runtime.memory import Memory, extended_positions, novelty, position_count
+from vllama.runtime.memory import Memory, extended_positions, position_count
 from vllama.runtime.types import Float32
 
 _FULL_SIZE = (32, 768)  # query_tokens, hidden_size
@@ -52,7 +52,6 @@ def memory_costs(shape: tuple[int, int], table: Float32, count: int, runs: int) 
     distinct = np.random.default_rng(0).standard_normal((_DISTINCT, *shape)).astype(np.float16)
     film = [distinct[i % _DISTINCT] for i in range(count)]
     times = [float(i) for i in range(count)]
-    weights = np.random.default_rng(1).random(count)
     memory = Memory(limit)
 
     def keep(fragment: int) -> Callable[[], None]:
@@ -66,13 +65,8 @@ def memory_costs(shape: tuple[int, int], table: Float32, count: int, runs: int) 
 
     _row("keep, fragments from 2 on", keep(2), runs, count, "frame")
     _row("keep, fragments from 8 on", keep(8), runs, count, "frame")
-    _row("second pass, with weights", lambda: Memory.over(times, film, limit, weights=weights), runs, count, "frame")
-    _row(f"novelty of {_DISTINCT} frames", lambda: novelty(distinct), runs, _DISTINCT, "frame")
     _row(f"question, whole ({len(memory.frames().times)} frames)", memory.frames, runs, 1, "question")
     _row(f"question, now ({len(memory.frames_now().times)} frames)", memory.frames_now, runs, 1, "question")
-    middle = times[count // 2]
-    found = len(memory.frames_at(middle, times, film).times)
-    _row(f"question, moment ({found} frames)", lambda: memory.frames_at(middle, times, film), runs, 1, "question")
     _row(f"positions ({limit})", lambda: extended_positions(table, limit), runs, 1, "question")
 
 

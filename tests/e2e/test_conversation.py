@@ -223,6 +223,27 @@ def test_a_long_clip_is_looked_at_as_the_entry_of_the_model_says(engine: Engine,
             assert viewer.mode(None, "map") == "map"
 
 
+def test_a_moment_is_looked_at_with_what_led_up_to_it(engine: Engine, long_clip: Path) -> None:
+    timeline = engine.index(long_clip)
+    chat = engine.chat(timeline)
+    early, late = (ask(chat, engine, "What is that?", Span.at(seconds)) for seconds in (40.0, 80.0))
+    assert (early.long, late.long) == ("memory", "memory")
+    for usage, seconds in ((early, 40.0), (late, 80.0)):
+        *_, newest = usage.frame_times
+        assert newest == pytest.approx(seconds, abs=0.1)
+        known = [frame.time for frame in timeline.frames_in() if frame.time <= seconds]
+        assert usage.frame_times[-19:] == tuple(known[-19:])  # the newest are as they are
+        assert usage.frame_times[0] == 0.0
+        assert usage.frames_seen == len(known)
+        assert all(seconds - 8 < start < seconds + 1 for start, _ in usage.audio_spans)
+    assert len(early.frame_times) < len(late.frame_times) <= 64
+    beginning = ask(chat, engine, "What is that?", Span.at(0.0))
+    assert beginning.frame_times == (0.0,)
+    by_frames = list(chat.ask("What is that?", Span.at(40.0), long="frames", sampling=greedy(engine)))[-1].usage
+    assert by_frames is not None
+    assert all(32.9 <= time <= 41.1 for time in by_frames.frame_times)
+
+
 def test_the_whole_of_a_long_clip_is_read_once_and_found_by_the_next_process(
     engine: Engine, tiny_bundle: Path, long_clip: Path
 ) -> None:

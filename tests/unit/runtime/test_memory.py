@@ -15,10 +15,8 @@ from vllama.runtime.memory import (
     MemoryFrames,
     extended_positions,
     fragment_size,
-    novelty,
     position_count,
 )
-from vllama.runtime.types import Span
 
 Golden = dict[str, np.ndarray]
 # The note's rules once more, plainly: (float64 features, number of the first frame, number of the last one).
@@ -175,7 +173,6 @@ def test_eight_frames_or_fewer_are_left_as_they_are(count: int) -> None:
     for found in (memory.frames(), memory.frames_now(), Memory.over(times, features, 256).frames()):
         np.testing.assert_array_equal(found.features, features)
     assert memory.frames().times == memory.frames_now().times == expected
-    np.testing.assert_array_equal(memory.frames_at(99.0, times, features).features, features)
 
 
 def test_empty_memory_shows_nothing() -> None:
@@ -226,48 +223,6 @@ def test_a_stream_of_any_length_fits_and_has_no_gaps(limit: int) -> None:
     assert (times[0][0], times[-1][1]) == (0.0, 28.5)
 
 
-@pytest.mark.parametrize("fragment", [2, 5, 8, 40])
-def test_moment_is_what_was_known_then(fragment: int) -> None:
-    features = random_frames(150)
-    times = [i / 2 for i in range(150)]
-    memory = filled(features, Memory(256, fragment=fragment))
-    for now in (8, 9, 31, 32, 77, 149):
-        then = filled(features[: now + 1], Memory(256, fragment=fragment)).frames_now()
-        found = memory.frames_at(times[now] + 0.2, times, features)
-        np.testing.assert_array_equal(found.features, then.features, err_msg=str(now))
-        assert [start for start, _ in found.times] == [start for start, _ in then.times]
-        assert found.times[-1] == (now / 2, min(now + 1, 149) / 2)
-        np.testing.assert_array_equal(found.features[-1], features[now])
-
-
-def test_moment_before_all_is_the_first_frame() -> None:
-    features = random_frames(20)
-    found = filled(features, Memory(64)).frames_at(-5.0, [i / 2 for i in range(20)], features)
-    np.testing.assert_array_equal(found.features, features[:1])
-    assert found.times == ((0.0, 0.5),)
-
-
-@pytest.mark.parametrize("fragment", [2, 8])
-def test_moment_of_a_long_stream_covers_all_up_to_it(fragment: int) -> None:
-    features = random_frames(600, tokens=1)
-    times = [i / 2 for i in range(600)]
-    memory = filled(features, Memory(32, fragment=fragment))
-    for now in (50, 311, 598):
-        found = memory.frames_at(times[now], times, features)
-        assert len(found.times) <= 32
-        assert reached(found) == times[now + 1]
-
-
-def test_moment_still_has_what_the_store_forgot() -> None:
-    features = random_frames(100)
-    times = [i / 2 for i in range(100)]
-    memory = filled(features, Memory(64))
-    expected = memory.frames_at(40.0, times, features)
-    found = memory.frames_at(40.0, times[60:], features[60:])
-    np.testing.assert_array_equal(found.features, expected.features)
-    assert memory.frames_at(31.0, times[60:], features[60:]).times[0][0] == 0.0
-
-
 def test_questions_while_a_camera_runs_see_all_up_to_then() -> None:
     memory = Memory(24, fragment=2)
     features = random_frames(3000, tokens=1, width=2)
@@ -283,15 +238,6 @@ def test_questions_while_a_camera_runs_see_all_up_to_then() -> None:
     assert reached(memory.frames()) == 2999 / 2
 
 
-def test_span_takes_what_stands_for_its_seconds() -> None:
-    memory = filled(random_frames(100), Memory(256))
-    whole, part = memory.frames(), memory.frames(Span(20.0, 24.0))
-    expected = [i for i, (start, end) in enumerate(whole.times) if start <= 24.0 and end >= 20.0]
-    np.testing.assert_array_equal(part.features, whole.features[expected])
-    assert part.times == tuple(whole.times[i] for i in expected)
-    assert 0 < len(expected) < len(whole.times)
-
-
 def test_float16_features_are_merged_in_float32() -> None:
     features = random_frames(300).astype(np.float16)
     memory = filled(features, Memory(64))
@@ -304,46 +250,6 @@ def test_features_given_are_not_written_to() -> None:
     before = features.copy()
     filled(features, Memory(24)).frames_now()
     np.testing.assert_array_equal(features, before)
-
-
-def test_heavy_frames_are_kept_as_they_are() -> None:
-    features = np.ones((8, 2, 3), np.float32)  # all alike: without weights the first two would be merged
-    weights = np.zeros(8)
-    weights[[2, 7]] = 1.0
-    memory = Memory(64, fragment=8, num_frames=2, kept=4)
-    for i in range(8):
-        memory.add(float(i), features[i], weights[i])
-    memory.end(8.0)
-    assert memory.frames().times == ((0.0, 2.0), (2.0, 3.0), (3.0, 7.0), (7.0, 8.0))
-
-
-def test_equal_weights_change_nothing() -> None:
-    features = random_frames(400)
-    plain = Memory.over(range(400), features, 64)
-    for weight in (0.3, 1.0):
-        weighed = Memory.over(range(400), features, 64, weights=np.full(400, weight))
-        np.testing.assert_array_equal(weighed.frames().features, plain.frames().features)
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_fragments_that_matter_keep_more_frames(seed: int) -> None:
-    features = random_frames(400, seed)
-    weights = np.random.default_rng(seed).random(400) * 0.1
-    weights[200:250] = 0.9
-    plain = Memory.over(range(400), features, 32, short=8).frames(Span(200.0, 249.0))
-    memory = Memory.over(range(400), features, 32, short=8, weights=weights)
-    assert len(memory.frames().times) <= 32
-    assert len(memory.frames(Span(200.0, 249.0)).times) > len(plain.times)
-
-
-def test_novelty_is_high_for_what_was_not_seen_before() -> None:
-    scene, other = np.ones((2, 3)), np.full((2, 3), -1.0)
-    film = np.stack([scene, scene, other, other, scene, 3 * scene])
-    np.testing.assert_allclose(novelty(film), [0, 0, 1, 0, 0, 1])
-    np.testing.assert_allclose(novelty(film, short=1), [0, 0, 1, 0, 1, 1])
-    assert novelty(film[:1]).tolist() == [0.0]
-    assert novelty(np.ones((4, 2, 3), np.float16)).tolist() == [0.0] * 4
-    assert len(novelty([])) == 0
 
 
 @pytest.mark.parametrize(("table_rows", "rows", "count"), [(32, 16, 256), (32, 32, 1024), (8, 16, 64), (5, 3, 9)])

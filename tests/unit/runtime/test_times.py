@@ -28,17 +28,20 @@ def test_spans_are_read_as_people_write_them() -> None:
     assert parse_span("1:02-1:40") == Span(62, 100)
     assert parse_span("10-") == Span(10, float("inf"))
     assert parse_span("last 30s") == Span.last(30) == make_span(last="30s")
+    assert parse_span("1:02") == Span.at(62) == make_span(moment="62s")
     assert parse_span("all") == Span.whole()
     assert make_span() == Span.whole()
     assert make_span(end="5") == Span(0, 5)
 
 
-@pytest.mark.parametrize("text", ["5", "", "9-3", "3-3", "last", "last 0s"])
+@pytest.mark.parametrize("text", ["soon", "", "9-3", "3-3", "last", "last 0s"])
 def test_spans_that_are_none_are_refused(text: str) -> None:
     with pytest.raises(SpecError):
         parse_span(text)
     with pytest.raises(SpecError, match="--last"):
         make_span("1", None, "2")
+    with pytest.raises(SpecError, match="--at"):
+        make_span(None, None, "2", "1")
 
 
 @given(st.integers(0, 10**6))
