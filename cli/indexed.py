@@ -103,6 +103,7 @@ def _row(entry: Entry) -> dict[str, object]:
         "state": entry.state,
         "source": entry.source,
         "frames": entry.frames,
+        "shared": entry.shared,
         "clips": entry.clips,
         "chunks": entry.chunks,
         "bytes": entry.bytes,

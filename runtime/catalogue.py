@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
 from .content import identify, is_unchanged, recall
 from .errors import FileError, SpecError
 from .lock import locked
-from .saved import ABOUT, About, read_about, read_saved, timelines_dir
+from .saved import ABOUT, About, files, read_about, read_saved, reading, timelines_dir
 from .store import LOCK
 
 _SHORT_ID = 4  # characters of an id that say which one is meant
@@ -17,13 +19,17 @@ _SHORT_ID = 4  # characters of an id that say which one is meant
 
 @dataclass(frozen=True)
 class Entry:
-    """One saved timeline. problem: why it, or a part of it, is of no use; "" if all of it is. chunks: of features."""
+    """One saved timeline. problem: why it, or a part of it, is of no use; "" if all of it is. chunks: of features.
+
+    shared: how many of the frames have the features of another one.
+    """
 
     id: str
     folder: Path
     bytes: int
     about: About | None = None
     frames: int = 0
+    shared: int = 0
     clips: int = 0
     chunks: int = 0
     problem: str = ""
@@ -48,9 +54,31 @@ class Entry:
 
 
 def list_entries() -> list[Entry]:
-    """Every saved timeline, also the broken ones, in order of their ids."""
-    folder = timelines_dir()
-    return [_entry(path) for path in sorted(folder.iterdir())] if folder.is_dir() else []
+    """Every saved timeline, also the broken ones, in order of their ids.
+
+    Raises:
+        FileError: the folder of all of them cannot be read.
+    """
+    with reading(timelines_dir()):
+        entries = [_entry(path) for path in files(timelines_dir())]
+    return [entry for entry in entries if entry is not None]
+
+
+def saved_bytes(folder: Path) -> int:
+    """Of all files of one timeline; one that vanishes meanwhile, renamed or merged by its writer, counts for nothing.
+
+    Raises:
+        FileError: the folder cannot be read.
+    """
+    total = 0
+    with reading(folder):
+        for path in files(folder):
+            try:
+                status = path.stat()
+            except FileNotFoundError:
+                continue
+            total += status.st_size if stat.S_ISREG(status.st_mode) else 0
+    return total
 
 
 def find_entries(what: str) -> list[Entry]:
@@ -96,17 +124,22 @@ def remove_entry(entry: Entry) -> None:
         raise FileError(f"{entry.folder}: cannot be deleted ({error.strerror}); check its permissions") from error
 
 
-def _entry(path: Path) -> Entry:
-    if not path.is_dir():
-        return Entry(path.name, path, path.stat().st_size, problem="was made by another version")
-    size = sum(file.stat().st_size for file in path.iterdir() if file.is_file())
+def _entry(path: Path) -> Entry | None:
+    """None: it was removed just now."""
+    size = 0
     try:
+        with reading(path):
+            if not path.is_dir():
+                return Entry(path.name, path, path.stat().st_size, problem="was made by another version")
+        size = saved_bytes(path)
         about = read_about(path)
+        saved = read_saved(path, about.model, about.content)
+    except FileNotFoundError:
+        return None
     except FileError as error:
-        return Entry(path.name, path, size, problem=str(error))
-    saved = read_saved(path, about.model, about.content)
+        return Entry(path.name, path, size, problem=str(error)) if os.path.lexists(path) else None
     if saved.broken:
         problem = f"{saved.broken[0][0].name} {saved.broken[0][1]}"
     else:
         problem = "" if saved.is_whole else "files of features are missing"
-    return Entry(path.name, path, size, about, saved.frames, saved.clips, len(saved.chunks), problem)
+    return Entry(path.name, path, size, about, saved.frames, saved.shared, saved.clips, len(saved.chunks), problem)

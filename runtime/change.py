@@ -14,6 +14,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from .timeline import FrameFeature
 from .types import Float32
 
 STILL = 5.0  # of 255: what scores less shows nothing new
@@ -33,6 +34,42 @@ class Glance:
     def change(self, other: Glance) -> float:
         """The largest difference of a block, 0 to 255; from `STILL` on there is something new."""
         return float(np.abs(self._blocks - other._blocks).max())
+
+
+class Repeats:
+    """Pictures of one source in order of time: which of them show what the one that was encoded last shows.
+
+    It is always compared with that one, never with one that took its features: so a slow drift is noticed. One that is
+    the same to the bit may stand for it.
+    """
+
+    def __init__(self) -> None:
+        self._last: tuple[NDArray[np.uint8], Glance, FrameFeature] | None = None
+
+    def find(self, index: int, time: float, pixels: NDArray[np.uint8], *, exactly: bool = False) -> FrameFeature | None:
+        """The picture with the features of the one that was encoded last; None: it shows something new.
+
+        Args:
+            exactly: only if the two are the same to the bit, for which the encoder would give the same numbers.
+        """
+        last = self._last  # another thread may forget it at any moment
+        if last is None:
+            return None
+        shown, glance, feature = last
+        equal = np.array_equal(shown, pixels)
+        if not equal and (exactly or Glance(pixels).change(glance) >= STILL):
+            return None
+        return FrameFeature(
+            index, time, feature.features, of=feature.index if feature.of is None else feature.of, equal=equal
+        )
+
+    def encoded(self, pixels: NDArray[np.uint8], feature: FrameFeature) -> None:
+        """Compare with this one from now on."""
+        self._last = pixels, Glance(pixels), feature
+
+    def forget(self) -> None:
+        """Whatever comes next is new."""
+        self._last = None
 
 
 def _means(values: Float32, axis: int) -> Float32:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from .ahead import ahead
+from .change import Repeats
 from .encoders import Encoders
 from .fbank import clip_bounds
 from .media import MediaInfo, read_frames
@@ -43,12 +44,15 @@ class Missing:
     """What has to be encoded: pictures by number, stretches of sound by their first and last + 1 samples.
 
     whole: those of the whole-clip rule, all of them or none: they share one removal of means, and so they are no
-    substitute for others, nor others for them.
+    substitute for others, nor others for them. exact: pictures for which no other may stand, unless it is the same to
+    the bit: those that a rule of the original asks for. known: pictures that the next missing one may repeat.
     """
 
     frames: list[int]
     whole: list[Bounds]
     clips: list[Bounds]
+    exact: frozenset[int] = frozenset()
+    known: dict[int, FrameFeature] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.frames) + len(self.whole) + len(self.clips)
@@ -65,7 +69,8 @@ class Keeper(Protocol):
 
 def is_covered(timeline: Timeline, need: Need, spec: ModelSpec) -> bool:
     """Whether all that is needed is there, as far as can be told without opening the file."""
-    if not all(timeline.has_frame(index) for index in frame_indices(spec.video.num_frames, timeline.length)):
+    rule = frame_indices(spec.video.num_frames, timeline.length)
+    if not all(timeline.has_frame(index, exactly=True) for index in rule):
         return False
     sound = need.audio and timeline.sound and spec.audio is not None
     if sound and (timeline.samples is None or not timeline.whole_clip_count):
@@ -83,7 +88,9 @@ def find_missing(info: MediaInfo, timeline: Timeline, need: Need, spec: ModelSpe
     Raises:
         MediaError: its sound cannot be decoded.
     """
-    frames = _wanted_frames(info, timeline, need, spec.video.num_frames)
+    exact, beside = _wanted_frames(info, timeline, need, spec.video.num_frames)
+    frames = [index for index in exact if not timeline.has_frame(index, exactly=True)]
+    frames += [index for index in beside if not timeline.has_frame(index)]
     whole: list[Bounds] = []
     clips: list[Bounds] = []
     if need.audio and spec.audio and info.has_audio:
@@ -92,7 +99,7 @@ def find_missing(info: MediaInfo, timeline: Timeline, need: Need, spec: ModelSpe
         if not timeline.whole_clip_count:
             whole = clip_bounds(timeline.samples, spec.audio)
         clips = _wanted_clips(info, timeline, need, spec.audio)
-    return Missing([index for index in frames if not timeline.has_frame(index)], whole, clips)
+    return Missing(sorted(frames), whole, clips, frozenset(exact), _known(timeline, frames))
 
 
 def encode_missing(
@@ -122,11 +129,9 @@ def encode_missing(
             progress(done, len(missing))
 
     if missing.frames:
-        decoded = ahead(read_frames(info, missing.frames, spec.video.image_size), _PICTURES_AHEAD)
-        with closing(decoded):
-            for frame in decoded:
-                features = encoders.frame_features(frame).astype(dtype)
-                keeper.add(frames=[FrameFeature(frame.index, frame.time, features)])
+        with closing(_frames(info, missing, encoders, spec.video.image_size, dtype)) as frames:
+            for frame in frames:
+                keeper.add(frames=[frame])
                 say(1)
     if not (spec.audio and (missing.whole or missing.clips)):
         return
@@ -146,6 +151,35 @@ def encode_missing(
                 say(len(held))
 
 
+def _frames(
+    info: MediaInfo, missing: Missing, encoders: Encoders, size: int, dtype: DTypeLike
+) -> Generator[FrameFeature, None, None]:
+    """The missing pictures in order of time, each encoded unless it repeats the one that was encoded before it."""
+    repeats = Repeats()
+    with closing(ahead(read_frames(info, sorted({*missing.frames, *missing.known}), size), _PICTURES_AHEAD)) as decoded:
+        for frame in decoded:
+            known = missing.known.get(frame.index)
+            exactly = frame.index in missing.exact
+            repeat = None if known else repeats.find(frame.index, frame.time, frame.pixels, exactly=exactly)
+            if repeat is not None:
+                yield repeat
+                continue
+            feature = known or FrameFeature(frame.index, frame.time, encoders.frame_features(frame).astype(dtype))
+            repeats.encoded(frame.pixels, feature)
+            if not known:
+                yield feature
+
+
+def _known(timeline: Timeline, missing: list[int]) -> dict[int, FrameFeature]:
+    """For each missing picture the encoded one before it, or one that is the same to the bit as an encoded one.
+
+    So a picture has the same features whether or not those of the whole-clip rule were asked for first.
+    """
+    known = [frame for frame in timeline.frames_in() if frame.equal]
+    places = np.searchsorted([frame.index for frame in known], missing) - 1
+    return {known[place].index: known[place] for place in places.tolist() if place >= 0}
+
+
 def _sounds(info: MediaInfo, missing: Missing, spec: AudioSpec) -> Iterator[tuple[Samples, bool]]:
     """All stretches in one pass over the sound, and whether each is of the whole-clip rule."""
     wanted = sorted([*((bounds, True) for bounds in missing.whole), *((bounds, False) for bounds in missing.clips)])
@@ -161,18 +195,19 @@ def _is_dense(timeline: Timeline, span: Span, num_frames: int) -> bool:
     return timeline.fps > 0 and (cut.end - cut.start) / num_frames >= 1.0 / timeline.fps
 
 
-def _wanted_frames(info: MediaInfo, timeline: Timeline, need: Need, num_frames: int) -> list[int]:
+def _wanted_frames(info: MediaInfo, timeline: Timeline, need: Need, num_frames: int) -> tuple[set[int], set[int]]:
+    """Those that a rule asks for, and those beside them."""
     times = info.frame_times
-    wanted = set(frame_indices(num_frames, len(times)))
+    wanted, beside = set(frame_indices(num_frames, len(times))), set[int]()
     if need.fps > 0 and info.kind == "video":
         grid = np.arange(0.0, info.duration, 1.0 / need.fps)
-        wanted.update(int(i) for i in np.searchsorted(times, grid + _TICK, "right") - 1 if i >= 0)
+        beside.update(int(i) for i in np.searchsorted(times, grid + _TICK, "right") - 1 if i >= 0)
     if need.span is not None and not _is_dense(timeline, need.span, num_frames):
         cut = need.span.within(info.duration)
         first, last = (int(i) for i in (np.searchsorted(times, cut.start), np.searchsorted(times, cut.end, "right")))
         first, last = (first, last) if first < last else (0, len(times))
         wanted.update(first + i for i in nearest(times[first:last], rule_over(cut, num_frames)))
-    return sorted(wanted)
+    return wanted, beside - wanted
 
 
 def _wanted_clips(info: MediaInfo, timeline: Timeline, need: Need, spec: AudioSpec) -> list[Bounds]:

@@ -18,9 +18,9 @@ from .indexing import Need, encode_missing, find_missing, is_covered
 from .media import MediaInfo, probe
 from .memory import Memory
 from .remembered import read_remembered, remembered, start_memory, write_remembered
-from .saved import SCHEMA, About, Saved
+from .saved import SCHEMA, About, Rows, Saved, share
 from .spec import ModelSpec
-from .store import Store
+from .store import MOST_SMALL, Store
 from .timeline import ClipFeature, FrameFeature, Timeline
 
 _CHUNK_FEATURES = 32
@@ -45,7 +45,7 @@ def index_clip(
 
     Raises:
         MediaError: it cannot be decoded, was changed meanwhile, or the model cannot use it.
-        FileError, DiskFullError: it cannot be saved and must be.
+        FileError, DiskFullError: it cannot be saved and must be, or features of it cannot be read.
     """
     started = time.perf_counter()
     content = identify(path)
@@ -53,14 +53,15 @@ def index_clip(
         raise FileError(f"{path}: the timeline to extend is of another file or model; index the file without it")
     store = Store.of(content.sha256, bundle.encoders_hash)
     says: dict[str, object] = {"content": content.sha256, "model": bundle.encoders_hash, "video": bundle.video_hash}
-    saved = store.read()
-    if saved.about is not None and saved.is_whole and not saved.leftover:
+    saved = _readable(store)
+    if saved.about is not None and saved.is_whole and not saved.leftover and not saved.damaged():
         found = timeline or _from_about(saved.about)
-        saved.fill(found)
+        if timeline is None or not is_covered(found, need, bundle.spec):  # else its views are as good as they were
+            saved.fill(found)
         found.remembered = found.remembered or read_remembered(store.folder, says)
         if is_covered(found, need, bundle.spec) and not _lacks_memory(found, need, bundle.spec):
             _check_kind(path, found.kind, need, bundle.spec)
-            found.encoded, found.encode_ms, found.saved = 0, 0.0, True
+            found.encoded, found.shared, found.encode_ms, found.saved = 0, 0, 0.0, True
             return found
         timeline = found
     info = _info(content)
@@ -74,7 +75,12 @@ def index_clip(
                 keeper.store = store
         except FileError as error:
             keeper.give_up(error)
-        saved = _take_saved(store, timeline, keeper.store is not None, note)
+        try:
+            saved, is_whole = _tidied(store, keeper.store is not None, note)
+        except FileError as error:
+            keeper.give_up(error)
+            saved, is_whole = _readable(store), False
+        _take(saved, timeline, is_whole)
         missing = find_missing(info, timeline, need, bundle.spec)
         keeper.begin(saved, need.fps)
         if need.fps > 0 and not timeline.frame_count:
@@ -86,7 +92,8 @@ def index_clip(
         if _lacks_memory(timeline, need, bundle.spec):
             keeper.remember(encoders, says, keeper.memory or _memory_of(timeline, bundle.spec))
         keeper.finish(need)
-    timeline.encoded, timeline.encode_ms = len(missing), (time.perf_counter() - started) * 1000.0
+    timeline.encoded, timeline.shared = len(missing) - keeper.shared, keeper.shared
+    timeline.encode_ms = (time.perf_counter() - started) * 1000.0
     return timeline
 
 
@@ -96,6 +103,7 @@ class _Keeper:
     def __init__(self, timeline: Timeline, content: Content, model_name: str, must_save: bool, note: Note) -> None:
         self.store: Store | None = None
         self.memory: Memory | None = None  # of all that comes, where nothing was there before
+        self.shared = 0  # pictures that came with the features of another one
         self._timeline = timeline
         self._content = content
         self._model_name = model_name
@@ -105,12 +113,13 @@ class _Keeper:
         self._clips: list[ClipFeature] = []
         self._whole: list[ClipFeature] = []
         self._since = time.monotonic()
-        self._saved = [0, 0]  # pictures, stretches of sound
+        self._saved_frames: set[int] = set()
+        self._saved_clips = 0
         self._wanted_fps = 0.0
 
     def begin(self, saved: Saved, wanted_fps: float) -> None:
         """Say on disk what the timeline is of, before any data is there."""
-        self._saved = [saved.frames, saved.clips]
+        self._saved_frames, self._saved_clips = set(saved.numbers), saved.clips
         self._wanted_fps = max(wanted_fps, saved.about.wanted_fps if saved.about else 0.0)
         self._describe()
 
@@ -119,6 +128,7 @@ class _Keeper:
     ) -> None:
         """Keep these."""
         self._show(frames, clips, whole)
+        self.shared += sum(frame.of is not None for frame in frames)
         if self.memory is not None:
             for frame in frames:
                 self.memory.add(frame.time, frame.features)
@@ -140,11 +150,16 @@ class _Keeper:
             return
         self._check()
         try:
-            self._show(*self.store.append(frames, clips, whole))
+            self._map(self.store.append(frames, clips, whole))
+            self._saved_frames.update(frame.index for frame in frames if frame.of is None)
+            # Without the picture whose features they have, those that share them are nothing on disk.
+            self._saved_frames.update(frame.index for frame in frames if frame.of in self._saved_frames)
+            self._saved_clips += len(clips) + len(whole)
+            merged = self.store.settle()
+            if merged is not None:
+                self._map(merged)
         except FileError as error:
             self.give_up(error)
-        else:
-            self._saved = [self._saved[0] + len(frames), self._saved[1] + len(clips) + len(whole)]
 
     def remember(self, encoders: Encoders, says: dict[str, object], memory: Memory) -> None:
         """Read the whole of it now, for all questions about the whole of it."""
@@ -164,8 +179,8 @@ class _Keeper:
         self._timeline.listened |= need.fps > 0 and need.audio
         self._wanted_fps = self._timeline.fps if need.fps > 0 else self._wanted_fps
         self._describe()
-        there = [self._timeline.frame_count, self._timeline.clip_count]
-        self._timeline.saved = self.store is not None and self._saved == there
+        there = (self._timeline.frame_count, self._timeline.clip_count)
+        self._timeline.saved = self.store is not None and (len(self._saved_frames), self._saved_clips) == there
         if self.store is not None:
             try:
                 self.store.compact(1 if need.fps > 0 else _MOST_CHUNKS)
@@ -187,7 +202,7 @@ class _Keeper:
             schema=SCHEMA, model=timeline.model, content=timeline.content, kind=timeline.kind, length=timeline.length,
             duration=timeline.duration, frame_rate=timeline.frame_rate, sound=timeline.sound, samples=timeline.samples,
             fps=timeline.fps, listened=timeline.listened, wanted_fps=max(self._wanted_fps, timeline.fps),
-            frames=self._saved[0], clips=self._saved[1], model_name=self._model_name,
+            frames=len(self._saved_frames), clips=self._saved_clips, model_name=self._model_name,
             path=str(content.path.resolve()), file_bytes=content.bytes, mtime_ns=content.mtime_ns,
         )  # fmt: skip
         try:
@@ -202,6 +217,14 @@ class _Keeper:
             self._timeline.add_clip(clip, whole=False)
         if whole:
             self._timeline.replace_whole_clips(tuple(whole))
+
+    def _map(self, saved: Rows) -> None:
+        """Show the same from disk, so that neither memory grows nor a file that was merged stays open."""
+        self._show(saved.frames, saved.clips, saved.whole)
+        for shared in saved.shared:
+            own, shown = self._timeline.frame(shared.of), self._timeline.frame(shared.index)
+            if own is not None and shown is not None and shown.of == own.index:
+                self._timeline.add_frame(share(shared, own))
 
     def _check(self) -> None:
         try:
@@ -232,20 +255,42 @@ def _info(content: Content) -> MediaInfo:
     return probe(content.path)
 
 
-def _take_saved(store: Store, timeline: Timeline, clean: bool, note: Note) -> Saved:
-    """Fill the timeline with what is saved by now; what is of no use is said, and removed where that is allowed."""
+def _readable(store: Store) -> Saved:
+    """What is saved; nothing where that cannot be read now, of which `_tidied` says why."""
+    try:
+        return store.read()
+    except FileError:
+        return Saved(None, (), (), ())
+
+
+def _tidied(store: Store, clean: bool, note: Note) -> tuple[Saved, bool]:
+    """What is saved by now, and whether that is all; what is of no use is said, and removed where that is allowed."""
     saved = store.read()
     for path, why in saved.broken:
         note(f"{path}: {why}; dropped, what it held is encoded again when it is needed")
+    damaged = saved.damaged()
+    is_whole = saved.is_whole and not damaged
+    for chunk, count in damaged:
+        what = "a feature is" if count == 1 else f"{count} features are"
+        note(f"{chunk.path}: {what} damaged; dropped, and encoded again when it is needed")
     if clean:
         store.clean(saved)
+        for chunk, _ in damaged:
+            store.repair(chunk)
+        if damaged or len(saved.chunks) > MOST_SMALL:  # as many as that are left by one that was killed often
+            store.compact(MOST_SMALL)
+            saved = store.read()
+    return saved, is_whole
+
+
+def _take(saved: Saved, timeline: Timeline, is_whole: bool) -> None:
+    """Fill the timeline; where something is lost, nothing is taken for complete."""
     if saved.about is not None:
         timeline.samples = saved.about.samples
-    whole = saved.about if saved.is_whole else None  # where something is lost, nothing is taken for complete
+    whole = saved.about if is_whole else None
     timeline.fps = whole.fps if whole else 0.0
     timeline.listened = whole.listened if whole else False
     saved.fill(timeline)
-    return saved
 
 
 def _waiting(path: Path, patient: bool, note: Note) -> Callable[[int], bool]:

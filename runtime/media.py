@@ -305,14 +305,14 @@ class _Scaler:
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._form: tuple[int, int, str, tuple[str, ...]] | None = None
+        self._form: tuple[int, int, str, int] | None = None
         self._graph = Graph()
 
     def __call__(self, frame: av.VideoFrame, turns: tuple[str, ...] | None = None) -> NDArray[np.uint8]:
         """turns: the filters that put it upright; None: as the frame says."""
-        form = (frame.width, frame.height, frame.format.name, _upright(frame) if turns is None else turns)
+        form = (frame.width, frame.height, frame.format.name, frame.rotation)
         if form != self._form:
-            self._form, self._graph = form, self._made(frame, form[-1])
+            self._form, self._graph = form, self._made(frame, _upright(frame) if turns is None else turns)
         self._graph.push(frame)
         scaled = self._graph.pull()
         assert isinstance(scaled, av.VideoFrame)
@@ -340,13 +340,13 @@ class Stretcher:
         """uint8 (size, size, 3), RGB."""
         frame = av.VideoFrame.from_ndarray(pixels, "bgr24")
         frame.time_base = Fraction(1, 1000)  # the graph wants one
-        return self._scaler(frame, ())  # to ask the frame would make a circle of it, which only the collector frees
+        return self._scaler(frame, ())
 
 
 def _upright(frame: av.VideoFrame) -> tuple[str, ...]:
     """The filters that undo how the camera was held, from the display matrix (a, b, _, c, d, ...):
 
-    x' = a x + c y, y' = b x + d y.
+    x' = a x + c y, y' = b x + d y. To ask makes a circle of the frame, which only the collector frees: ask seldom.
     """
     sides = cast(Iterable[SideData], frame.side_data)
     matrix = next((side for side in sides if side.type.name == "DISPLAYMATRIX"), None)

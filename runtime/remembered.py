@@ -65,10 +65,10 @@ def write_remembered(folder: Path, says: dict[str, object], whole: Remembered) -
 
 
 def read_remembered(folder: Path, says: dict[str, object]) -> Remembered | None:
-    """What `write_remembered` wrote; None where that is not there, of another model, or damaged: it is made again."""
+    """What `write_remembered` wrote; None where that is not there, of another model, or of no use: it is made again."""
     try:
         chunk = open_chunk(folder / NAME)
-    except (FileError, FileNotFoundError):
+    except (FileError, OSError):
         return None
     if {name: chunk.about.get(name) for name in says} != says or set(chunk.parts) != {"embeds", "starts"}:
         return None

@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from .capture import SourceStatus
-from .change import STILL, Glance
+from .change import Repeats
 from .clock import Clock
 from .encoders import Encoders
 from .pace import Pace
 from .spec import AudioSpec
 from .timeline import ClipFeature, FrameFeature
-from .types import Float32, Frame, Samples
+from .types import Frame, Samples
 
 FRAME_RATE = 1000.0  # of a live timeline: the number of a picture is its time in milliseconds
 _WAIT_SECONDS = 0.25  # for a picture, before looking whether to go on
@@ -101,7 +101,7 @@ class Seeing:
         self._dtype = dtype
         self._newest = -1
         self._due = 0.0
-        self._known: tuple[Glance, Float32] | None = None
+        self._repeats = Repeats()
         self._forgotten = 0
         self._times: deque[float] = deque(maxlen=max(2, math.ceil(fps * _RATE_SECONDS)))
         self.encoded = self.still = 0
@@ -136,24 +136,25 @@ class Seeing:
     def forget(self) -> None:
         """The next picture is encoded whatever it looks like."""
         self._forgotten += 1
-        self._known = None
+        self._repeats.forget()
 
     def _see(self, frame: Frame) -> float:
         """Returns: seconds until the next."""
-        glance, known, forgotten = Glance(frame.pixels), self._known, self._forgotten
-        if known is not None and glance.change(known[0]) < STILL:
-            features, interval = known[1], self._wanted
+        number, forgotten = round(frame.time * FRAME_RATE), self._forgotten
+        repeat = self._repeats.find(number, frame.time, frame.pixels)
+        if repeat is not None:
             self.still += 1
-        else:
-            started = time.perf_counter()
-            features = self._encoders.frame_features(frame).astype(self._dtype)
-            self._pace.took(time.perf_counter() - started)
-            interval = self._pace.interval
-            self.encoded += 1
-            if forgotten == self._forgotten:
-                self._known = glance, features
-        self._keep(FrameFeature(round(frame.time * FRAME_RATE), frame.time, features))
-        return interval
+            self._keep(repeat)
+            return self._wanted
+        started = time.perf_counter()
+        features = self._encoders.frame_features(frame).astype(self._dtype)
+        self._pace.took(time.perf_counter() - started)
+        self.encoded += 1
+        feature = FrameFeature(number, frame.time, features)
+        if forgotten == self._forgotten:
+            self._repeats.encoded(frame.pixels, feature)
+        self._keep(feature)
+        return self._pace.interval
 
 
 class Hearing:

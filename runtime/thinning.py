@@ -42,10 +42,15 @@ class Thinning(Generic[Key]):
         self._count += 1
         self._size += 1
 
-    def thin(self) -> Key:
-        """Give up the member of which the past has most."""
+    def next(self) -> tuple[Key, int]:
+        """The member to give up next, for the past has most of its kind, and its rank."""
         ages = ((self._count - level[0][0]) / 2.0**rank if level else -1.0 for rank, level in enumerate(self._levels))
-        return self._pop(max(enumerate(ages), key=lambda pair: pair[1])[0])
+        rank = max(enumerate(ages), key=lambda pair: pair[1])[0]
+        return self._levels[rank][0][1], rank
+
+    def thin(self) -> Key:
+        """Give up that member."""
+        return self._pop(self.next()[1])
 
     def oldest(self) -> Key:
         """The oldest member that is left."""
@@ -106,8 +111,18 @@ class Kept(Generic[Item]):
             else:
                 self._discount(old)
 
+    def spare(self, now: float) -> float:
+        """How old the next to go is, in seconds halved by its rank; negative where it is the only one.
+
+        As long as this is the same for two kinds, both are kept as densely at any age.
+        """
+        if len(self.past) < 2:
+            return -1.0
+        key, rank = self.past.next()
+        return max(0.0, now - self.items[key].start) / 2.0**rank
+
     def thin(self) -> None:
-        """Give up the one of which the past has most."""
+        """Give up the next to go."""
         self._drop(self.past.thin())
 
     def expire(self, before: float) -> None:

@@ -16,16 +16,20 @@ from .remembered import Remembered
 from .thinning import Kept
 from .types import Float32, Span
 
-_FEW = 64  # a kind of feature of which there are so few makes no room for the other
-
 
 @dataclass(frozen=True)
 class FrameFeature:
-    """One encoded picture: its number in display order, its time in seconds, (query_tokens, hidden_size)."""
+    """One encoded picture: its number in display order, its time in seconds, (query_tokens, hidden_size).
+
+    of: the number of the picture that was encoded in its stead, for this one shows nothing new; None: it was itself.
+    equal: whether the two are the same to the bit, as they enter the encoder.
+    """
 
     index: int
     time: float
     features: Float32
+    of: int | None = None
+    equal: bool = True
 
     @property
     def start(self) -> float:
@@ -70,7 +74,8 @@ class Timeline:
     sound: whether the clip has an audio track. fps: how densely beside the whole-clip rule it was encoded.
     listened: whether its sound was encoded from end to end. samples: of its sound at the encoder's rate, once counted.
     encoded, encode_ms: how many features the last call of `Engine.index` had to encode (0: all were found), and
-    what that cost. saved: whether all of it is on disk. remembered: all of it as one memory, once it was indexed.
+    what that cost. shared: how many pictures it found to show nothing new beside those. saved: whether all of it is on
+    disk. remembered: all of it as one memory, once it was indexed.
     live: length and duration grow with what is added. budget: how much is kept; for live sources, whose frames come
     in order.
     """
@@ -87,6 +92,7 @@ class Timeline:
     listened: bool = False
     samples: int | None = None
     encoded: int = 0
+    shared: int = 0
     saved: bool = False
     remembered: Remembered | None = None
     live: bool = False
@@ -191,9 +197,14 @@ class Timeline:
             self._whole_clips = tuple(c for c in self._whole_clips if c.end <= cut.start or c.start >= cut.end)
             self._changed()
 
-    def has_frame(self, index: int) -> bool:
-        """Whether that picture was encoded."""
-        return index in self._frames.items
+    def frame(self, index: int) -> FrameFeature | None:
+        """The picture of that number."""
+        return self._frames.items.get(index)
+
+    def has_frame(self, index: int, *, exactly: bool = False) -> bool:
+        """Whether that picture is there; exactly: with the numbers that the encoder gives for itself."""
+        frame = self.frame(index)
+        return frame is not None and (frame.equal or not exactly)
 
     def has_clip(self, start: float) -> bool:
         """Whether the stretch of sound from there on was encoded, beside those of the whole-clip rule."""
@@ -201,8 +212,19 @@ class Timeline:
 
     @property
     def frame_count(self) -> int:
-        """Pictures encoded."""
+        """Pictures that are there."""
         return len(self._frames.items)
+
+    @property
+    def version(self) -> int:
+        """Another one whenever a picture came, went, or got other features."""
+        return self._version
+
+    @property
+    def shared_count(self) -> int:
+        """Those of them that have the features of another one."""
+        with self._lock:
+            return sum(frame.of is not None for frame in self._frames.items.values())
 
     @property
     def clip_count(self) -> int:
@@ -232,14 +254,14 @@ class Timeline:
         self._sorted = None  # it would hold on to what is given up
 
     def _make_room(self, own: _Either, other: _Either) -> None:
-        """Bring everything into the budget again: what came makes room among its own kind."""
+        """Bring everything into the budget again, what was seen and what was heard alike."""
         if self.budget is None:
             return
         if self.budget.seconds is not None:
             for kept in (own, other):
                 kept.expire(self.duration - self.budget.seconds)
         while self.budget.bytes is not None and self.bytes > self.budget.bytes and len(own.past) + len(other.past) > 1:
-            (own if len(own.past) > min(_FEW, len(other.past)) else other).thin()
+            max(other, own, key=lambda kept: kept.spare(self.duration)).thin()
 
     def _in_order(self) -> _Sorted:
         with self._lock:

@@ -54,7 +54,7 @@ class Viewer:
         self._encoders = encoders
         self._spec = spec
         self._audio = audio and spec.audio is not None
-        self._views: dict[tuple[Span | None, Long, int, int], View] = {}
+        self._views: dict[tuple[Span | None, Long, int, int, float], View] = {}
         self._limit = memory_limit(spec)
 
     def mode(self, span: Span | None, asked: Long | None) -> Long:
@@ -88,7 +88,9 @@ class Viewer:
 
         The last views are kept: what was prepared is not computed again for the question.
         """
-        key = (span, long, self.timeline.frame_count, self.timeline.clip_count)
+        timeline = self.timeline
+        # Live, as many stretches of sound may come as go: the duration tells, whose end the span counts from anyway.
+        key = (span, long, timeline.version, timeline.clip_count, timeline.duration)
         if key not in self._views:
             while len(self._views) >= _VIEWS_KEPT:
                 del self._views[next(iter(self._views))]

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import av
+import numpy as np
 import pytest
 
 Done = subprocess.CompletedProcess[str]
@@ -109,7 +111,10 @@ def test_saved_timelines_are_listed_shown_and_deleted(
     index: Run, clip: Path, silent_clip: Path, tmp_path: Path
 ) -> None:
     assert "nothing is saved" in index("ls").stderr
-    ids = [row["id"] for row in _rows(index(clip, silent_clip, "--json"))]
+    rows = _rows(index(clip, silent_clip, "--json"))
+    ids = [row["id"] for row in rows]
+    found = {row["id"]: row["bytes"] for row in _rows(index("ls", "--json"))}
+    assert found == {row["id"]: row["bytes"] for row in rows}
     listed = index("ls")
     for words in ("clip.mp4", "silent.mp4", "tiny-vicuna", "0:04", "indexed"):
         assert words in listed.stdout, listed.stdout
@@ -165,3 +170,22 @@ def test_help_names_both_forms(vllama: Run) -> None:
         said = " ".join((vllama(*words).stdout + vllama(*words).stderr).split())
         assert "VIDEO... | ls | show PATH | rm" in said
     assert "--fps" in vllama("index", "add", "--help").stdout
+
+
+def test_pictures_that_show_nothing_new_are_said_and_shown(vllama: Run, tmp_path: Path) -> None:
+    film, cache = tmp_path / "still.mp4", {"VLLAMA_CACHE": str(tmp_path / "cache")}
+    with av.open(film, "w") as container:
+        video = container.add_stream("libx264", 2)
+        video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
+        for shade in (80, 160):
+            for _ in range(20):
+                pixels = np.full((48, 64, 3), shade, np.uint8)
+                container.mux(video.encode(av.VideoFrame.from_ndarray(pixels, "rgb24")))
+        container.mux(video.encode())
+    (row,) = _rows(vllama("index", film, "--model", "miniature", "-t", 1, "--json", env=cache))
+    assert row["encoded"] + row["shared"] == row["frames"] > 20
+    assert 2 <= row["encoded"] < 12
+    (shown,) = _rows(vllama("index", "show", film, "--json", env=cache))
+    assert (shown["frames"], shown["shared"]) == (row["frames"], row["shared"])
+    again = vllama("index", film, "--model", "miniature", "-t", 1, "--fps", 2, env=cache)
+    assert f"{40 - row['frames']} as before" in again.stdout, again.stdout

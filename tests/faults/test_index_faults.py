@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -17,8 +18,9 @@ import av
 import numpy as np
 import pytest
 
-from vllama.runtime import DiskFullError, Engine, FileError, MediaError, Span, SpecError, Timeline
+from vllama.runtime import DiskFullError, Engine, FileError, MediaError, Span, SpecError, Timeline, library
 from vllama.runtime.catalogue import list_entries
+from vllama.runtime.store import MOST_SMALL
 
 Features = list[tuple[float, float, bytes]]
 
@@ -132,7 +134,7 @@ def test_killed_ten_times_ends_as_if_never_killed(
         timeline = engine.index(minute)
         states.append((process.returncode, kept, timeline.encoded))
         assert _features(timeline) == uninterrupted, (seed, states)
-        assert kept + timeline.encoded == timeline.frame_count + timeline.clip_count, (seed, states)
+        assert kept + timeline.encoded + timeline.shared == timeline.frame_count + timeline.clip_count, (seed, states)
         assert len(_chunks(cache)) == 1, (seed, states)
         assert not list(cache.glob("timelines/*/*.part"))
     assert sum(code == -signal.SIGKILL for code, _, _ in states) >= 7, (seed, states, work)
@@ -325,3 +327,80 @@ def test_index_waits_for_the_one_at_work_and_a_question_does_not(
     assert "waiting" in said[1]
     assert timeline.encoded == 0
     assert _features(timeline) == uninterrupted
+
+
+def test_long_index_needs_few_open_files(
+    engine: Engine, minute: Path, uninterrupted: object, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resource = pytest.importorskip("resource")
+    engine.index(minute, fps=0.0)  # what is opened once is open
+    monkeypatch.setattr(library, "_CHUNK_FEATURES", 1)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    probe = os.open(os.devnull, os.O_RDONLY)
+    os.close(probe)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (probe + 3 * MOST_SMALL, hard))
+    try:
+        timeline = engine.index(minute, must_save=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert timeline.encoded > 3 * MOST_SMALL
+    assert (_features(timeline), timeline.saved) == (uninterrupted, True)
+    assert engine.index(minute).encoded == 0
+    assert len(_chunks(cache)) == 1
+
+
+def test_damaged_feature_on_a_full_disk_costs_a_question_only_the_saving(
+    engine: Engine, minute: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLLAMA_CACHE", str(small_disk / "cache"))
+    whole = _features(engine.index(minute, fps=0.0))
+    (chunk,) = _chunks(small_disk / "cache")
+    with chunk.open("r+b") as file:
+        file.seek(-5, os.SEEK_END)
+        file.write(b"\x55")
+    (small_disk / "other").write_bytes(b"x" * shutil.disk_usage(small_disk).free)
+    said: list[str] = []
+    timeline = engine.index(minute, fps=0.0, note=said.append)
+    damaged, unsaved = said
+    assert "damaged; dropped" in damaged
+    assert "not saved" in unsaved
+    assert "no space left" in unsaved
+    assert (_features(timeline), timeline.saved) == (whole, False)
+    with pytest.raises(DiskFullError, match="no space left"):
+        engine.index(minute, fps=0.0, must_save=True)
+    (small_disk / "other").unlink()
+    timeline = engine.index(minute, fps=0.0)
+    assert (_features(timeline), timeline.saved) == (whole, True)
+
+
+@pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="a socket is the file that nobody may open")
+def test_features_that_cannot_be_read_now_cost_a_question_only_the_saving_and_are_kept(
+    engine: Engine, minute: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = _features(engine.index(minute, fps=0.0))
+    (chunk,) = _chunks(cache)
+    content = chunk.read_bytes()
+    chunk.unlink()
+    monkeypatch.chdir(chunk.parent)  # the path of a socket is short
+    said: list[str] = []
+    with socket.socket(socket.AF_UNIX) as closed:
+        closed.bind(chunk.name)
+        timeline = engine.index(minute, fps=0.0, note=said.append)
+        with pytest.raises(FileError, match="cannot be read"):
+            engine.index(minute, fps=0.0, must_save=True)
+    assert ["not saved" in text and str(chunk) in text and "cannot be read" in text for text in said] == [True]
+    assert (_features(timeline), timeline.saved) == (whole, False)
+    chunk.unlink()
+    chunk.write_bytes(content)
+    assert engine.index(minute, fps=0.0).encoded == 0
+
+
+def test_chat_says_what_becomes_of_the_features_of_a_question(
+    vllama: Callable[..., subprocess.CompletedProcess[str]], tiny_bundle: Path, clip: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    cache = {"VLLAMA_CACHE": str(tmp_path / "file" / "cache")}
+    words = ("chat", "--video", clip, "--model", tiny_bundle, "-n", 2, "--json")
+    opened = vllama(*words, input="", env=cache).stderr.count("not saved")
+    asked = vllama(*words, input="/at 1-2 What?\n", env=cache)
+    assert (asked.returncode, asked.stderr.count("not saved")) == (0, opened + 1), asked.stderr

@@ -1,6 +1,12 @@
 from __future__ import annotations
 
+import ctypes
+import errno
+import mmap
+import os
 import struct
+import sys
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,7 +14,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from vllama.runtime.chunk import open_chunk, write_arrays, write_merged, write_whole
+from vllama.runtime.chunk import Part, _damaged, open_chunk, write_arrays, write_merged, write_whole
 from vllama.runtime.errors import FileError
 
 
@@ -74,6 +80,9 @@ def test_cut_file_is_refused(tmp_path: Path, length: int) -> None:
         b"[]", b"{", b"\xff\xfe", b'{"a": 1}', b'{"__metadata__": {"vllama": "[]"}}',
         b'{"a": {"dtype": "BF16", "shape": [1], "data_offsets": [0, 2]}}',
         b'{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}',
+        b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [-4, 0]}}',
+        b'{"a": {"dtype": "F32", "shape": [1180591620717411303424], "data_offsets": [0, 4]}}',
+        b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [1180591620717411303424, 1180591620717411303428]}}',
     ],
 )  # fmt: skip
 def test_header_that_is_none_of_ours_is_refused(tmp_path: Path, header: bytes) -> None:
@@ -101,3 +110,79 @@ def test_writing_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path)
         write_whole(path, blocks())
     assert path.read_bytes() == b"old"
     assert [file.name for file in tmp_path.iterdir()] == ["a"]
+
+
+def _flip(path: Path, place: int) -> None:
+    """Two writes may fall into one tick of the clock of the disk, and what is known of a file goes by its time."""
+    later = path.stat().st_mtime_ns + 10**9
+    with path.open("r+b") as file:
+        file.seek(place)
+        (byte,) = file.read(1)
+        file.seek(place)
+        file.write(bytes([byte ^ 4]))
+    os.utime(path, ns=(later, later))
+
+
+def test_damaged_feature_is_told_by_its_row_also_after_merging(tmp_path: Path) -> None:
+    _write(tmp_path / "a", 0, 4)
+    _write(tmp_path / "b", 4, 3)
+    assert open_chunk(tmp_path / "b").damaged("frame") == ()
+    part = open_chunk(tmp_path / "b").parts["frame_features"]
+    _flip(tmp_path / "b", part.offset + part.size - 1)
+    assert open_chunk(tmp_path / "b").damaged("frame") == (2,)
+    write_merged(tmp_path / "all", {}, [open_chunk(tmp_path / name) for name in "ab"])
+    assert open_chunk(tmp_path / "all").damaged("frame") == (6,)
+    assert open_chunk(tmp_path / "all").damaged("clip") == ()
+
+
+def test_damage_anywhere_else_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    write_arrays(path, {"content": "c"}, {"frame_index": np.arange(3), "clip_span": np.ones((2, 2))})
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        _flip(path, place)
+        try:
+            open_chunk(path)
+        except FileError:
+            pass
+        else:
+            assert 32 in (whole[place], whole[place] ^ 4), place  # between two words of the header, or behind it
+        path.write_bytes(whole)
+    assert open_chunk(path).about == {"content": "c"}
+
+
+def test_chunk_of_an_older_version_is_told_as_such(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    header = b'{"__metadata__": {"vllama": "{}"}, "a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}'
+    path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
+    with pytest.raises(FileError, match="another version"):
+        open_chunk(path)
+
+
+def test_file_that_cannot_be_opened_now_is_not_taken_for_a_broken_one(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    _write(tmp_path / "a", 0, 4)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        with pytest.raises(OSError) as raised:  # noqa: PT011
+            open_chunk(tmp_path / "a")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert raised.value.errno == errno.EMFILE
+    assert open_chunk(tmp_path / "a").damaged("frame") == ()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the memory of a process stands for a disk with a bad sector")
+def test_row_that_the_disk_cannot_read_is_damaged_and_the_next_one_is_not() -> None:
+    libc, size = ctypes.CDLL(None, use_errno=True), mmap.PAGESIZE
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+    libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+    start = libc.mmap(None, 2 * size, mmap.PROT_READ, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
+    libc.munmap(start, size)  # to read there is an input/output error
+    sums = np.array([zlib.crc32(bytes(size))] * 2, np.uint32).tobytes()
+    try:
+        assert _damaged(Path("/proc/self/mem"), (0, 0, 0), Part("U32", (2, size // 4), start), sums) == (0,)
+    finally:
+        libc.munmap(start + size, size)

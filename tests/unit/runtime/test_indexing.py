@@ -148,3 +148,30 @@ def test_picture_needs_itself(vicuna_spec: ModelSpec) -> None:
     info = MediaInfo(Path("picture.png"), "image", np.zeros(1), 0.0, 0.0, False)
     timeline = Timeline("m", "c", "image", 1, 0.0, 0.0, sound=False)
     assert find_missing(info, timeline, Need(fps=1.0), vicuna_spec).frames == [0]
+
+
+def test_picture_that_only_resembles_another_is_missing_where_a_rule_asks_for_it(vicuna_spec: ModelSpec) -> None:
+    timeline = _timeline(vicuna_spec)
+    _index(timeline, Need(fps=1.0), vicuna_spec)
+    rule = frame_indices(vicuna_spec.video.num_frames, _LENGTH)
+    features = np.zeros((1, 1), np.float16)
+    timeline.add_frame(FrameFeature(rule[1], rule[1] / _RATE, features, of=0, equal=False))
+    timeline.add_frame(FrameFeature(10, 1.0, features, of=0, equal=False))
+    timeline.add_frame(FrameFeature(rule[2], rule[2] / _RATE, features, of=0, equal=True))
+    assert not is_covered(timeline, Need(), vicuna_spec)
+    missing = find_missing(_INFO, timeline, Need(fps=1.0), vicuna_spec)
+    assert missing.frames == [rule[1]]
+    assert rule[1] in missing.exact
+    assert 10 not in missing.exact
+
+
+def test_missing_picture_is_compared_with_the_one_before_it_that_stands_for_itself(vicuna_spec: ModelSpec) -> None:
+    timeline = _timeline(vicuna_spec)
+    features = np.zeros((1, 1), np.float16)
+    for index, of in ((0, None), (100, 0), (150, None), (400, None)):
+        timeline.add_frame(FrameFeature(index, index / _RATE, features, of=of))
+    timeline.add_frame(FrameFeature(250, 25.0, features, of=150, equal=True))
+    timeline.add_frame(FrameFeature(450, 45.0, features, of=400, equal=False))
+    missing = find_missing(_INFO, timeline, Need(fps=0.1), vicuna_spec)
+    assert {200, 300, 500} <= {*missing.frames}
+    assert sorted(missing.known) == [0, 150, 250, 400]  # 250 is an encoded one to the bit, 450 only resembles one

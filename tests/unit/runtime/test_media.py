@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import struct
 from fractions import Fraction
 from pathlib import Path
@@ -463,3 +464,15 @@ def test_what_is_no_readable_file_is_refused(tmp_path: Path) -> None:
         with pytest.raises(MediaError) as raised:
             probe(path)
         assert str(raised.value).endswith(message)
+
+
+def test_decoded_pictures_are_freed_without_the_collector(clip: Path) -> None:
+    info = probe(clip)
+    gc.collect()
+    gc.disable()
+    try:
+        assert len(list(read_frames(info, range(len(info.frame_times)), 56))) == 40
+        left = sum(issubclass(type(each), av.VideoFrame) for each in gc.get_objects())
+    finally:
+        gc.enable()
+    assert left <= 1  # the first of a form is asked how it was held

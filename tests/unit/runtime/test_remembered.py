@@ -59,3 +59,15 @@ def test_a_clip_that_the_rule_covers_or_a_small_table_has_no_memory(vicuna_spec:
     video = vicuna_spec.video
     small = replace(vicuna_spec, video=replace(video, video_qformer=replace(video.video_qformer, max_frames=4)))
     assert start_memory(small, 1000) is None
+
+
+def test_a_file_that_cannot_be_opened_now_is_not_taken(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    write_remembered(tmp_path, SAYS, WHOLE)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        assert read_remembered(tmp_path, SAYS) is None
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert read_remembered(tmp_path, SAYS) is not None

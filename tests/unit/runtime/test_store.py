@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,10 +12,11 @@ import numpy as np
 import pytest
 
 from vllama.runtime.catalogue import find_entries, list_entries, remove_entry
+from vllama.runtime.chunk import Chunk
 from vllama.runtime.errors import DiskFullError, FileError, SpecError
 from vllama.runtime.lock import locked
 from vllama.runtime.saved import ABOUT, SCHEMA, About, Saved
-from vllama.runtime.store import LOCK, Store
+from vllama.runtime.store import LOCK, MOST_SMALL, Store
 from vllama.runtime.timeline import ClipFeature, FrameFeature, Timeline
 
 _CONTENT, _MODEL = "c" * 64, "m" * 64
@@ -78,7 +81,7 @@ def test_what_was_appended_is_there_again(store: Store) -> None:
 
 def test_appended_features_come_back_mapped_and_equal(store: Store) -> None:
     with store.writing(lambda process: False):
-        frames, clips, whole = store.append(_frames(1, 2), [], [_clip(0.0)])
+        frames, clips, whole, _ = store.append(_frames(1, 2), [], [_clip(0.0)])
     assert [frame.features.tobytes() for frame in frames] == [frame.features.tobytes() for frame in _frames(1, 2)]
     assert isinstance(frames[0].features.base, np.ndarray)
     assert not frames[0].features.flags.writeable
@@ -135,6 +138,95 @@ def test_crash_at_any_step_of_merging_loses_and_doubles_nothing(
         store.compact(1)
     assert sorted(path.suffix for path in store.folder.iterdir()) == ["", ".json", ".safetensors"]
     assert _held(store) == before
+
+
+def _as(index: int, of: int, *, equal: bool = False) -> FrameFeature:
+    return FrameFeature(index, index / 10, np.full((2, 3), of, np.float16), of=of, equal=equal)
+
+
+def test_pictures_that_show_nothing_new_share_the_features_on_disk_and_in_memory(store: Store) -> None:
+    with store.writing(lambda process: False):
+        store.append([*_frames(0), _as(1, 0), *_frames(2)], [], [])
+        store.append([_as(3, 2), _as(4, 2, equal=True)], [], [])
+        store.compact(1)
+    saved = store.read()
+    assert (saved.frames, saved.shared, saved.broken) == (5, 3, ())
+    (chunk,) = saved.chunks
+    assert chunk.parts["frame_features"].shape == (2, 2, 3)
+    frames = _filled(saved).frames_in()
+    assert [(frame.index, frame.of, frame.equal) for frame in frames] == [
+        (0, None, True), (1, 0, False), (2, None, True), (3, 2, False), (4, 2, True),
+    ]  # fmt: skip
+    assert [frame.time for frame in frames] == [0.0, 0.1, 0.2, 0.3, 0.4]
+    assert frames[0].features is frames[1].features
+    assert frames[2].features is frames[3].features is frames[4].features
+    assert [entry.shared for entry in list_entries()] == [0]  # without a description nothing is known of it
+    assert _filled(saved).shared_count == 3
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_picture_that_was_encoded_itself_is_taken_whichever_file_comes_first(store: Store, first: bool) -> None:
+    with store.writing(lambda process: False):
+        store.append(_frames(0), [], [])
+        for encoded in (first, not first):
+            store.append(_frames(1) if encoded else [_as(1, 0)], [], [])
+    frames = _filled(store.read()).frames_in()
+    assert [(frame.index, frame.of, frame.features[0, 0]) for frame in frames] == [(0, None, 0), (1, None, 1)]
+    assert (store.read().frames, store.read().shared) == (2, 0)
+
+
+def test_picture_whose_features_are_gone_is_missing(store: Store) -> None:
+    with store.writing(lambda process: False):
+        store.append(_frames(0), [], [])
+        store.append([_as(1, 0), *_frames(2)], [], [])
+    assert store.read().frames == 3
+    store.read().chunks[0].path.unlink()
+    assert store.read().frames == 1
+    assert [index for index, _ in _held(store)] == [2]
+
+
+def _damage(chunk: Chunk, name: str, row: int) -> None:
+    part = chunk.parts[name]
+    with chunk.path.open("r+b") as file:
+        file.seek(part.offset + row * (part.size // part.shape[0]) + 3)
+        file.write(b"\x7f")
+
+
+def test_damaged_features_are_left_out_and_cost_only_themselves(store: Store) -> None:
+    with store.writing(lambda process: False):
+        store.describe(_about())
+        store.append([*_frames(0, 10, 20), _as(30, 20)], [_clip(1.0), _clip(3.0)], [])
+        (chunk,) = store.read().chunks
+        _damage(chunk, "frame_features", 1)
+        _damage(chunk, "clip_features", 0)
+        assert store.read().is_whole  # so far as can be told without reading the features
+        assert [count for _, count in store.read().damaged()] == [2]
+        assert [index for index, _ in _held(store)] == [0, 20, 30]
+        store.repair(store.read().chunks[0])
+        saved = store.read()
+    assert (saved.damaged(), saved.broken, saved.frames, saved.clips) == ([], (), 3, 1)
+    assert [frame.of for frame in _filled(saved).frames_in()] == [None, None, 20]
+    assert _filled(saved).has_clip(3.0)
+    assert len(saved.chunks) == 1
+
+
+def test_stretches_of_the_whole_clip_rule_are_all_of_use_or_none(store: Store) -> None:
+    with store.writing(lambda process: False):
+        store.append([], [_clip(5.0)], [_clip(0.0), _clip(1.0)])
+        (chunk,) = store.read().chunks
+        _damage(chunk, "clip_features", 2)
+        timeline = _filled(store.read())
+        assert (timeline.whole_clip_count, timeline.has_clip(5.0)) == (0, True)
+        store.repair(chunk)
+    assert (store.read().clips, store.read().damaged()) == (1, [])
+
+
+def test_chunk_in_which_all_is_damaged_is_removed(store: Store) -> None:
+    with store.writing(lambda process: False):
+        store.append(_frames(7), [], [])
+        _damage(store.read().chunks[0], "frame_features", 0)
+        store.repair(store.read().chunks[0])
+    assert store.read().chunks == ()
 
 
 def test_torn_chunk_is_told_and_the_others_are_kept(store: Store) -> None:
@@ -257,3 +349,164 @@ def test_lock_of_a_deleted_folder_is_not_taken_for_the_new_one(tmp_path: Path) -
             assert (first, second) == (True, True)
             with locked(tmp_path / LOCK, lambda process: False) as third:
                 assert not third
+
+
+@contextmanager
+def _few_files(more: int) -> Iterator[None]:
+    """As if `ulimit -n` allowed only so many more than are open."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    probe = os.open(os.devnull, os.O_RDONLY)
+    os.close(probe)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (probe + more, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_files_that_cannot_be_opened_now_are_said_and_not_given_up(store: Store) -> None:
+    with store.writing(lambda process: False):
+        store.describe(_about())
+        for index in range(40):
+            store.append(_frames(index), [], [])
+    with _few_files(20):
+        with pytest.raises(FileError, match=r"cannot be read .*ulimit -n"):
+            store.read()
+        (entry,) = list_entries()
+        assert "ulimit -n" in entry.problem
+    with _few_files(0), pytest.raises(FileError, match="ulimit -n"):
+        store.read()
+    saved = store.read()
+    assert (saved.broken, saved.frames) == ((), 40)
+    assert saved.about is not None
+
+
+def test_description_that_cannot_be_opened_now_is_not_given_up(store: Store) -> None:
+    with store.writing(lambda process: False):
+        store.describe(_about())
+    with _few_files(1):  # for the list of the files, and not for one of them beside it
+        held = os.open(os.devnull, os.O_RDONLY)
+        try:
+            with pytest.raises(FileError, match="ulimit -n"):
+                store.read()
+        finally:
+            os.close(held)
+    assert store.read().broken == ()
+
+
+def test_too_many_open_files_is_told_as_such_when_writing(store: Store) -> None:
+    said = pytest.raises(FileError, match=f"{store.folder}: cannot be written .*ulimit -n")
+    with store.writing(lambda process: False), _few_files(0), said:
+        store.append(_frames(1), [], [])
+
+
+def test_many_small_chunks_are_merged_while_more_are_written_and_can_still_be_undone(store: Store) -> None:
+    with store.writing(lambda process: False):
+        store.append(_frames(999), [], [])
+    before = _held(store)
+    with store.writing(lambda process: False):
+        for index in range(3 * MOST_SMALL):
+            written = store.append([*_frames(2 * index), _as(2 * index + 1, 2 * index)], [_clip(float(index))], [])
+            settled = store.settle()
+            assert len(store.read().chunks) <= MOST_SMALL
+            if settled is not None:
+                assert settled.frames[-1].features.tobytes() == written.frames[0].features.tobytes()
+                assert [shared.index for shared in settled.shared] == list(range(1, 2 * index + 2, 2))
+        saved = store.read()
+        assert (saved.frames, saved.shared, saved.clips) == (6 * MOST_SMALL + 1, 3 * MOST_SMALL, 3 * MOST_SMALL)
+        assert saved.leftover == ()
+        store.undo()
+    assert _held(store) == before
+
+
+@contextmanager
+def _mapped_files_stay(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As on Windows, where a file that is mapped cannot be removed."""
+    unlink = Path.unlink
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        if path.suffix == ".safetensors" and path.exists():
+            raise PermissionError(13, "The process cannot access the file", str(path))
+        unlink(path, missing_ok=missing_ok)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", refuse)
+        yield
+
+
+def _cleaned(store: Store) -> Saved:
+    with store.writing(lambda process: False):
+        store.clean(store.read())
+    saved = store.read()
+    assert (saved.leftover, saved.broken) == ((), ())
+    return saved
+
+
+@pytest.mark.parametrize("is_cleaned", [True, False])
+def test_merged_file_that_could_not_be_removed_does_not_come_back(
+    store: Store, monkeypatch: pytest.MonkeyPatch, is_cleaned: bool
+) -> None:
+    with store.writing(lambda process: False):
+        for index in (0, 1):
+            store.append(_frames(index), [_clip(index)], [])
+        with _mapped_files_stay(monkeypatch):
+            store.compact(1)
+    with store.writing(lambda process: False):
+        store.append(_frames(2), [], [])
+        with _mapped_files_stay(monkeypatch):
+            if is_cleaned:
+                store.clean(store.read())
+            store.compact(1)
+    for number in (3, 4):  # the next process removes some of them, and is killed
+        (store.folder / f"{number:06d}.safetensors").unlink()
+    assert len(store.read().leftover) == 2
+    assert (store.read().frames, store.read().clips, len(store.read().chunks)) == (3, 2, 1)
+    assert (_cleaned(store).frames, len(list(store.folder.glob("*.safetensors")))) == (3, 1)
+
+
+def test_undone_and_wholly_damaged_files_that_could_not_be_removed_do_not_count(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with store.writing(lambda process: False):
+        store.append(_frames(0), [], [])
+        store.append(_frames(1), [], [])
+    _damage(store.read().chunks[1], "frame_features", 0)
+    with store.writing(lambda process: False), _mapped_files_stay(monkeypatch):
+        store.repair(store.read().chunks[1])
+        assert store.read().damaged() == []
+        for index in range(2 * MOST_SMALL):
+            store.append(_frames(100 + index), [], [])
+            store.settle()
+        store.undo()
+        assert [index for index, _ in _held(store)] == [0]
+    assert [index for index, _ in _held(store)] == [0]
+    assert _cleaned(store).frames == 1
+    assert len(list(store.folder.glob("*.safetensors"))) <= 3  # two of them hold nothing
+
+
+def test_timelines_are_listed_beside_one_that_is_written_and_one_that_is_removed(store: Store) -> None:
+    with store.writing(lambda process: False):
+        store.describe(_about())
+    (store.folder / "gone").symlink_to("nowhere")
+    done = threading.Event()
+
+    def write() -> None:
+        while not done.is_set():
+            other = store.folder.with_name("other")
+            other.mkdir()
+            for number in range(30):
+                (store.folder / f"{number}.part").touch()
+                (other / f"{number}.part").touch()
+            for number in range(30):
+                (store.folder / f"{number}.part").unlink()
+            shutil.rmtree(other)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for _ in range(500):
+            assert store.folder.name in [entry.id for entry in list_entries()]
+    finally:
+        done.set()
+        writer.join()

@@ -141,6 +141,23 @@ def test_sound_that_begins_late_finds_room() -> None:
     assert timeline.frame_count > 100
 
 
+def test_pictures_and_small_sounds_thin_alike() -> None:
+    """Features of full size, of which stills count little: hours of sounds must not leave a handful of pictures."""
+    timeline = _live(Budget(bytes=24_000_000))
+    still, sound = np.zeros((32, 768), np.float16), np.zeros(1024, np.float16)
+    for second in range(3 * 3600):
+        moving = second // 300 % 2
+        timeline.add_frame(FrameFeature(second, float(second), still.copy() if moving else still))
+        timeline.add_clip(ClipFeature(float(second), second + 2.0, sound), whole=False)
+        timeline.add_clip(ClipFeature(second + 0.5, second + 2.5, sound.copy()), whole=False)
+    assert len(timeline.frames_in(Span(10_740.0, timeline.duration))) == 60
+    frames = np.array([frame.time for frame in timeline.frames_in()])
+    sounds = np.array([start for start in np.arange(0.0, 3 * 3600, 0.5) if timeline.has_clip(start)])
+    for age in (60, 600, 6000):
+        since = timeline.duration - age
+        assert 0.9 < 2 * (frames >= since).sum() / (sounds >= since).sum() < 2.2, age
+
+
 def test_budget_of_seconds_keeps_the_newest() -> None:
     timeline = _live(Budget(seconds=30.0))
     _arrive(timeline, 500)
