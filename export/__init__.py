@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from vllama.runtime import openmp as openmp
+
 if TYPE_CHECKING:
     from .pipeline import export_model as export_model
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import os
 import threading
 import time
 from collections.abc import Callable, Generator, Sequence
@@ -19,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import BackendError, ContextOverflowError, ShapeError, SpecError
-from .llama_context import LlamaContext, Rows
+from .llama_context import Kv, LlamaContext, LlmSettings, Rows
+from .machine import physical_cores
 from .prompt import ControlToken, Piece
 from .sampler import Sampler
 from .spec import Sampling
@@ -53,9 +53,8 @@ class Backbone:
     Args:
         path: the GGUF file.
         n_ctx: positions of the context, prompt and answer together.
-        threads: CPU threads; None: one per core this process may use.
-        gpu_layers: layers to keep on the GPU, -1 all.
-        reference: float32 KV cache without flash attention, to compare with the original.
+        threads: CPU threads; None: one per physical core that this process may use.
+        gpu_layers, kv, n_ubatch, repack: as in `LlmSettings`.
 
     Attributes:
         hidden_size: width of an embeds row.
@@ -66,7 +65,7 @@ class Backbone:
     Raises:
         MissingFileError, FileError: there is no such file, or llama.cpp cannot read a LLaMA from it.
         BackendUnavailableError: llama-cpp-python cannot be loaded, or has no GPU support.
-        BackendError: the context does not fit the memory.
+        BackendError: the context does not fit the memory, or the layers not that of the GPU.
         SpecError: n_ctx or threads is no useful number.
     """
 
@@ -77,26 +76,26 @@ class Backbone:
         *,
         threads: int | None = None,
         gpu_layers: int = 0,
-        reference: bool = False,
+        kv: Kv = "f16",
+        n_ubatch: int | None = None,
+        repack: bool = False,
     ) -> None:
-        threads = _usable_cores() if threads is None else threads
+        threads = physical_cores() if threads is None else threads
         if not 2 <= n_ctx <= _MAX_N_CTX or threads < 1:
             raise SpecError(f"n_ctx is {n_ctx} and threads {threads}; use 2 to {_MAX_N_CTX}, and at least 1")
         self._cancel = threading.Event()
         self._cached: list[Key] = []
         self._prompts = 0
         self._ahead: Future[int] | None = None
+        self._ahead_keys: list[Key] = []
         self._logits: Float32 | None = None
         self._closed = False
         self._wanted, self._last_wanted = False, -_BETWEEN_SECONDS  # something that is waited for; when last
         self._worker = ThreadPoolExecutor(1, "backbone")
+        how = LlmSettings(threads, gpu_layers, kv, n_ubatch, repack)
         self.finish: Literal["stop", "length", "context", "cancelled"] = "stop"
         try:
-            self._llama = self._on_worker(
-                lambda: LlamaContext(
-                    path, n_ctx, threads=threads, gpu_layers=gpu_layers, reference=reference, cancel=self._cancel
-                )
-            )
+            self._llama = self._on_worker(lambda: LlamaContext(path, n_ctx, how, self._cancel))
         except BaseException:
             self._worker.shutdown()
             raise
@@ -141,17 +140,19 @@ class Backbone:
             ContextOverflowError: the prompt and one token of answer do not fit n_ctx; nothing was decoded.
             BackendError: llama.cpp failed.
         """
-        self._stop_ahead()
         runs, keys = self._checked(segments)
-        self._cancel.clear()
         self._prompts += 1
-        return self._on_worker(lambda: self._prefill(runs, keys))
+        if not self._reads_of(keys):
+            self._stop_ahead()
+            self._cancel.clear()
+        ahead, self._ahead = self._ahead, None
+        return self._on_worker(lambda: self._prefill(runs, keys, after=ahead))
 
     def prefill_ahead(self, segments: Sequence[list[int] | Embeds]) -> None:
         """Begin to read what a prompt will probably start with, and return at once.
 
-        The next `prefill`, `save` or `restore` stops it wherever it is and keeps what was read. It ends a running
-        answer as `prefill` does.
+        A `prefill` of what begins with it waits for it; any other, `save` and `restore` stop it wherever it is and keep
+        what was read. It ends a running answer as `prefill` does.
 
         Raises: as `prefill` does.
         """
@@ -159,7 +160,7 @@ class Backbone:
         runs, keys = self._checked(segments)
         self._cancel.clear()
         self._prompts += 1
-        self._ahead = self._worker.submit(self._prefill, runs, keys)
+        self._ahead, self._ahead_keys = self._worker.submit(self._prefill, runs, keys), keys
 
     def keys(self, segments: Sequence[list[int] | Embeds]) -> list[Key]:
         """What the positions of a prompt are decoded from.
@@ -170,13 +171,16 @@ class Backbone:
         return [key for rows in self._runs(segments) for key in _keys(rows)]
 
     def cached(self, segments: Sequence[list[int] | Embeds]) -> int:
-        """How many positions of a prompt, from its start, are in the KV cache.
+        """How many positions of a prompt, from its start, are in the KV cache, or will be when it is read ahead.
 
         Raises:
             ShapeError: a segment does not fit the model.
         """
+        keys = self.keys(segments)
+        if self._reads_of(keys):
+            return len(self._ahead_keys)
         self._stop_ahead()
-        return _common(self._cached, self.keys(segments))
+        return _common(self._cached, keys)
 
     @property
     def reads_ahead(self) -> bool:
@@ -277,6 +281,11 @@ class Backbone:
             ahead, self._ahead = self._ahead, None
             self._finished(ahead)
 
+    def _reads_of(self, keys: Sequence[Key]) -> bool:
+        """Whether what is being read ahead is what a prompt begins with: to stop it would cost a batch."""
+        goes_on = self.reads_ahead and not self._cancel.is_set()
+        return goes_on and _common(self._ahead_keys, keys) == len(self._ahead_keys)
+
     def _checked(self, segments: Sequence[list[int] | Embeds]) -> tuple[list[Rows], list[Key]]:
         runs = self._runs(segments)
         keys = [key for rows in runs for key in _keys(rows)]
@@ -305,19 +314,31 @@ class Backbone:
                 runs += embeds
         return runs
 
-    def _prefill(self, runs: Sequence[Rows], keys: Sequence[Key]) -> int:
+    def _prefill(self, runs: Sequence[Rows], keys: Sequence[Key], after: Future[int] | None = None) -> int:
+        """after: what the worker did before, whose failure is this one's."""
+        if after is not None:
+            after.result()
         kept = min(_common(self._cached, keys), len(keys) - 1)  # the last position is decoded for its logits
         self._logits = None
         self._llama.truncate(kept)
         del self._cached[kept:]
-        end = 0
+        for first in range(kept, len(keys), self._llama.n_batch):
+            last = min(first + self._llama.n_batch, len(keys))
+            rows = self._batch(runs, first, last)
+            if not self._decode(rows, keys[first:last], wanted=last == len(keys)):
+                break
+        return len(self._cached) - kept
+
+    def _batch(self, runs: Sequence[Rows], first: int, last: int) -> Rows:
+        """Those positions of a prompt: tokens if all are, else embeds, for the larger batch is the faster."""
+        parts, end = list[Rows](), 0
         for rows in runs:
             start, end = end, end + len(rows)
-            for first in range(max(start, kept), end, self._llama.n_batch):
-                last = min(first + self._llama.n_batch, end)
-                if not self._decode(rows[first - start : last - start], keys[first:last], wanted=last == len(keys)):
-                    return len(self._cached) - kept
-        return len(self._cached) - kept
+            if max(first, start) < min(last, end):
+                parts.append(rows[max(first - start, 0) : last - start])
+        if len(parts) == 1:
+            return parts[0]
+        return np.concatenate([self._llama.embeds(part) for part in parts])
 
     def _generate(self, sampler: Sampler, max_tokens: int, prompt: int) -> Generator[int, None, None]:
         self.finish = "cancelled"
@@ -381,7 +402,3 @@ def _common(old: Sequence[Key], new: Sequence[Key]) -> int:
     """How many keys both begin with."""
     length = min(len(old), len(new))
     return next((i for i in range(length) if old[i] != new[i]), length)
-
-
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

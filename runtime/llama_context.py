@@ -7,27 +7,51 @@ import functools
 import os
 import threading
 from collections import deque
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .errors import BackendError, BackendUnavailableError, FileError, MissingFileError, ShapeError
+from .llm_file import read_llm_facts
+from .machine import GpuMemory
+from .token_table import TokenTable
 from .types import Float32
 
-# Both are read when the library is loaded: a failed check in ggml would start a debugger, and threads that spin while
-# they wait make decoding several times slower as soon as anything else needs the cores.
-os.environ.setdefault("GGML_NO_BACKTRACE", "1")
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # read when ggml fails a check, which would start a debugger
 
 Rows = NDArray[np.int32] | Float32  # (n,) token ids, or (n, hidden_size) embeds
+Kv = Literal["f32", "f16", "q8_0"]
+ALL_LAYERS = -1
+UBATCH_CPU = 256  # docs/llm.md has the figures
+UBATCH_GPU = 512  # llama.cpp's own choice
 _ERROR = 4
 _ABORTED = 2
-_F32, _F16 = 0, 1
+_GGML_TYPES: dict[Kv, int] = {"f32": 0, "f16": 1, "q8_0": 8}
 _FLASH_ATTENTION_AUTO, _FLASH_ATTENTION_OFF = -1, 0
+_DEVICE_GPU, _DEVICE_INTEGRATED = 1, 2
 _log: deque[str] = deque(maxlen=32)
+
+
+@dataclass(frozen=True)
+class LlmSettings:
+    """How llama.cpp runs a model.
+
+    threads: of the CPU, at least 1. gpu_layers: the last so many layers and the output are on the GPU, which counts as
+    one of them; `ALL_LAYERS`: all. kv: how the KV cache is stored; f32 also does without flash attention, to compare
+    with the original. n_ubatch: rows that are computed at once; None: what suits the device. repack: a second copy of
+    the weights in the order that this CPU's instructions like.
+    """
+
+    threads: int
+    gpu_layers: int = 0
+    kv: Kv = "f16"
+    n_ubatch: int | None = None
+    repack: bool = False
 
 
 class LlamaContext:
@@ -38,9 +62,7 @@ class LlamaContext:
     Args:
         path: the GGUF file.
         n_ctx: positions of the KV cache.
-        threads: CPU threads, at least 1.
-        gpu_layers: layers to keep on the GPU, -1 all.
-        reference: float32 KV cache without flash attention.
+        how: threads, GPU, KV cache.
         cancel: ends a running `decode` as soon as it is set.
 
     Attributes:
@@ -53,23 +75,24 @@ class LlamaContext:
     Raises: as `Backbone` does.
     """
 
-    def __init__(
-        self, path: Path, n_ctx: int, *, threads: int, gpu_layers: int, reference: bool, cancel: threading.Event
-    ) -> None:
-        if not path.is_file():
-            raise MissingFileError(f"{path}: there is no such file; export the model again")
+    def __init__(self, path: Path, n_ctx: int, how: LlmSettings, cancel: threading.Event) -> None:
         self._path = path
+        self._how = how
         self._lib = _library()
-        cache = "float32" if reference else "float16"
-        self.settings = f"llama-cpp-python {version('llama-cpp-python')}, {cache} cache, {gpu_layers} layers on the GPU"
-        if gpu_layers and not self._lib.llama_supports_gpu_offload():
-            raise BackendUnavailableError("this llama-cpp-python has no GPU support; install a CUDA build of it")
+        # A few layers more or fewer on the GPU round as the others do; the CPU rounds differently.
+        where = "with the GPU" if how.gpu_layers else "on the CPU"
+        self.settings = f"llama-cpp-python {version('llama-cpp-python')}, {how.kv} cache, {where}"
+        if how.gpu_layers and not self._lib.llama_supports_gpu_offload():
+            raise BackendUnavailableError(
+                "this llama-cpp-python has no GPU support; install a build that has (docs/llm.md), or --gpu-layers 0"
+            )
         self._abort = self._lib.ggml_abort_callback(lambda _: cancel.is_set())  # llama.cpp keeps no reference to it
         self._context: int | None = None
-        self._model = self._load_model(gpu_layers)
+        self._model = self._load_model()
         try:
             self._read_model()
-            self._context = self._make_context(n_ctx, threads, 512 if gpu_layers else 128, reference)
+            self._table = TokenTable(path, self.n_vocab, self.hidden_size)
+            self._context = self._make_context(n_ctx)
         except BaseException:
             self.close()
             raise
@@ -143,6 +166,10 @@ class LlamaContext:
             raise BackendError(f"llama_decode of {len(rows)} positions returned {code}: {_first_error()}; report it")
         return self._read_logits() if wanted and code == 0 else None
 
+    def embeds(self, rows: Rows) -> Float32:
+        """(n, hidden_size) that checked rows go in as: of tokens, those of the token table."""
+        return rows.astype(np.float32, copy=False) if rows.ndim == 2 else self._table.embeds(rows)
+
     def tokenize(self, text: str) -> list[int]:
         """Token ids of a text with SentencePiece's dummy space, without <s>; text never becomes a control token."""
         raw = text.encode("utf-8", "replace")
@@ -190,15 +217,24 @@ class LlamaContext:
             self._lib.llama_model_free(self._model)
         self._context = self._model = None
 
-    def _load_model(self, gpu_layers: int) -> int | None:
+    def _load_model(self) -> int | None:
         params = self._lib.llama_model_default_params()
-        params.n_gpu_layers = gpu_layers
-        params.use_extra_bufts = False  # a repacked copy of the weights doubles the memory and was no faster
-        _log.clear()
-        model: int | None = self._lib.llama_model_load_from_file(os.fsencode(self._path), params)
+        params.n_gpu_layers = self._how.gpu_layers
+        params.use_extra_bufts = self._how.repack
+        model = _load(self._lib, self._path, params)
+        if model is None and self._how.gpu_layers and _out_of_memory():
+            raise BackendError(self._too_many_layers())
         if model is None:
             raise FileError(f"{self._path}: llama.cpp cannot load it: {_first_error()}; export the model again")
         return model
+
+    def _too_many_layers(self) -> str:
+        asked, whole = self._how.gpu_layers, len(read_llm_facts(self._path).blocks) + 1
+        fewer = fewer_layers(whole if asked == ALL_LAYERS else min(asked, whole))
+        return (
+            f"the GPU's memory does not hold {'all' if asked == ALL_LAYERS else asked} layers: {_first_error()}; "
+            f"try --gpu-layers {fewer}"
+        )
 
     def _read_model(self) -> None:
         lib, architecture = self._lib, ctypes.create_string_buffer(64)
@@ -213,18 +249,21 @@ class LlamaContext:
         self.hidden_size = int(lib.llama_model_n_embd_inp(self._model))
         self.n_vocab = int(lib.llama_vocab_n_tokens(self._vocab))
 
-    def _make_context(self, n_ctx: int, threads: int, n_ubatch: int, reference: bool) -> int:
-        params = self._lib.llama_context_default_params()
+    def _make_context(self, n_ctx: int) -> int:
+        how, params = self._how, self._lib.llama_context_default_params()
         params.n_ctx = n_ctx
-        params.n_batch = params.n_ubatch = n_ubatch
-        params.n_threads = params.n_threads_batch = threads
-        params.type_k = params.type_v = _F32 if reference else _F16
-        params.flash_attn_type = _FLASH_ATTENTION_OFF if reference else _FLASH_ATTENTION_AUTO
+        params.n_batch = params.n_ubatch = how.n_ubatch or (UBATCH_GPU if how.gpu_layers else UBATCH_CPU)
+        params.n_threads = params.n_threads_batch = how.threads
+        params.type_k = params.type_v = _GGML_TYPES[how.kv]
+        params.flash_attn_type = _FLASH_ATTENTION_OFF if how.kv == "f32" else _FLASH_ATTENTION_AUTO
         params.abort_callback = self._abort
         _log.clear()
         context: int | None = self._lib.llama_init_from_model(self._model, params)
+        if context is None and how.gpu_layers and _out_of_memory():
+            raise BackendError(self._too_many_layers())
         if context is None:
-            raise BackendError(f"no context of {n_ctx} positions: {_first_error()}; use a smaller n_ctx")
+            advice = "use --kv f16" if how.kv == "q8_0" and not _out_of_memory() else "use a smaller n_ctx"
+            raise BackendError(f"no context of {n_ctx} positions: {_first_error()}; {advice}")
         return context
 
     def _read_logits(self) -> Float32:
@@ -233,6 +272,70 @@ class LlamaContext:
         if not np.isfinite(logits).all():
             raise BackendError(f"{self._path}: its logits are not finite; export the model again")
         return logits
+
+
+def check_model(path: Path) -> None:
+    """Read every weight of a GGUF file once.
+
+    Raises:
+        FileError: it cannot be loaded, or a weight is not finite.
+        BackendUnavailableError: llama-cpp-python cannot be loaded.
+    """
+    lib = _library()
+    params = lib.llama_model_default_params()
+    params.n_gpu_layers, params.use_extra_bufts, params.check_tensors = 0, False, True
+    model = _load(lib, path, params)
+    if model is None:
+        raise FileError(f"{path}: llama.cpp finds it damaged: {_first_error()}; export the model again")
+    lib.llama_model_free(model)
+
+
+def gpu_memory() -> tuple[GpuMemory, ...]:
+    """Of every GPU that llama.cpp would use; empty where it was built for the CPU alone, or cannot be loaded.
+
+    It takes a little of a GPU for itself before it tells.
+    """
+    try:
+        lib = _library()
+    except BackendUnavailableError:
+        return ()
+    if not lib.llama_supports_gpu_offload():
+        return ()
+    found = _devices()
+    # llama.cpp takes a GPU that shares the memory of the CPU only where there is no other.
+    return tuple(gpu for kind, gpu in found if kind == _DEVICE_GPU) or tuple(
+        gpu for kind, gpu in found if kind == _DEVICE_INTEGRATED
+    )
+
+
+def fewer_layers(refused: int) -> int:
+    """How many layers to try where a GPU refused so many."""
+    return refused * 3 // 4
+
+
+def _load(lib: ModuleType, path: Path, params: object) -> int | None:
+    if not path.is_file():
+        raise MissingFileError(f"{path}: there is no such file; export the model again")
+    _log.clear()
+    model: int | None = lib.llama_model_load_from_file(os.fsencode(path), params)
+    return model
+
+
+def _devices() -> list[tuple[int, GpuMemory]]:
+    """Every device that ggml knows, the CPU included: its kind, and what it is."""
+    from llama_cpp._ggml import libggml
+
+    libggml.ggml_backend_dev_count.restype = ctypes.c_size_t
+    libggml.ggml_backend_dev_get.restype = ctypes.c_void_p
+    libggml.ggml_backend_dev_description.restype = ctypes.c_char_p
+    devices: list[tuple[int, GpuMemory]] = []
+    for number in range(libggml.ggml_backend_dev_count()):
+        device = ctypes.c_void_p(libggml.ggml_backend_dev_get(ctypes.c_size_t(number)))
+        free, total = ctypes.c_size_t(), ctypes.c_size_t()
+        libggml.ggml_backend_dev_memory(device, ctypes.byref(free), ctypes.byref(total))
+        name = libggml.ggml_backend_dev_description(device).decode("utf-8", "replace")
+        devices.append((int(libggml.ggml_backend_dev_type(device)), GpuMemory(name, total.value, free.value)))
+    return devices
 
 
 @functools.cache
@@ -262,3 +365,8 @@ def _log_callback(library: ModuleType) -> object:
 def _first_error() -> str:
     """The log's most telling line since it was cleared; those after it say that loading failed."""
     return _log[0] if _log else "it gives no reason"
+
+
+def _out_of_memory() -> bool:
+    """Whether the log since it was cleared tells of memory that could not be had."""
+    return any("alloc" in line or "out of memory" in line for line in _log)

@@ -174,7 +174,8 @@ class Sampling:
 class LlmSpec:
     """The language model; its other dimensions stand in the config.json of its folder.
 
-    long: how it is shown a span that its frames do not cover, where a question does not say; None: as a memory.
+    long: how it is shown a span that its frames do not cover, where a question does not say; None: as a memory. kv: how
+    its KV cache is stored where nothing is said; None: as f16.
     """
 
     __pydantic_config__ = _CHECKED
@@ -184,6 +185,7 @@ class LlmSpec:
     quantization: str
     sampling: Sampling
     long: Literal["frames", "memory", "segments", "map"] | None = None
+    kv: Literal["f16", "q8_0"] | None = None
 
 
 @dataclass(frozen=True)

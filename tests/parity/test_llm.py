@@ -68,7 +68,7 @@ def tiny_gguf(tmp_path_factory: pytest.TempPathFactory, vicuna_spec: ModelSpec, 
 
 @pytest.fixture(scope="module")
 def backbone(tiny_gguf: Path, vicuna_spec: ModelSpec) -> Iterator[Backbone]:
-    with Backbone(tiny_gguf, vicuna_spec.llm.n_ctx, threads=1, reference=True) as opened:
+    with Backbone(tiny_gguf, vicuna_spec.llm.n_ctx, threads=1, kv="f32") as opened:
         yield opened
 
 
@@ -127,7 +127,7 @@ def test_the_second_turn_decodes_only_what_is_new(
     name: str, chat: Callable[[str], Chat], tiny_gguf: Path, vicuna_spec: ModelSpec, embedding: np.ndarray
 ) -> None:
     recorded = chat(name)
-    with Backbone(tiny_gguf, vicuna_spec.llm.n_ctx, threads=1, reference=True) as backbone:
+    with Backbone(tiny_gguf, vicuna_spec.llm.n_ctx, threads=1, kv="f32") as backbone:
         first = backbone.tokenize(recorded.pieces(0))
         assert backbone.prefill(first) == len(rows_of(first, embedding))
         answered(backbone, recorded, 0)
@@ -214,7 +214,7 @@ def other(
     path = folder.parent / "llm.gguf"
     to_gguf(open_llama(spec, folder.parent), spec, path, "F32")
     sentencepiece = SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
-    with Backbone(path, 512, threads=2, reference=True) as backbone:
+    with Backbone(path, 512, threads=2, kv="f32") as backbone:
         yield Other(config, weights, sentencepiece, backbone)
 
 

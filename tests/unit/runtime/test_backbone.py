@@ -22,9 +22,10 @@ from vllama.runtime.errors import (
     ShapeError,
     SpecError,
 )
+from vllama.runtime.llama_context import Rows
 from vllama.runtime.prompt import ControlToken
 from vllama.runtime.spec import ModelSpec, Sampling
-from vllama.runtime.types import Embeds
+from vllama.runtime.types import Embeds, Float32
 
 GREEDY = Sampling(temperature=0, top_p=1.0, top_k=0, max_tokens=6)
 DRAWN = Sampling(temperature=1.0, top_p=0.9, top_k=50, max_tokens=12)
@@ -169,6 +170,55 @@ def test_a_prompt_longer_than_a_batch_is_read_in_parts(path: Path, media: Callab
         assert backbone.prefill([[1, *[300] * 150], video, [301]]) == 352
         assert backbone.prefill([[1, *[300] * 150], video, [302, 303]]) == 2
         assert backbone.prefill([[1, *[300] * 150], Embeds(video.data[:150], "video"), [302]]) == 151
+
+
+def test_words_beside_media_are_read_in_one_batch(path: Path, media: Callable[[int, int], Embeds]) -> None:
+    prompt: list[list[int] | Embeds] = [[1, 300, 301], media(0, 5), [302, 303], media(1, 3), [304]]
+    with Backbone(path, 64, threads=1) as whole, Backbone(path, 64, threads=1) as parts:
+        batches = batch_sizes(whole)
+        whole.prefill(prompt)
+        for end in range(1, len(prompt) + 1):
+            parts.prefill(prompt[:end])
+        assert batches == [14]
+        np.testing.assert_allclose(whole.logits(), parts.logits(), atol=5e-3)
+
+
+def test_what_is_read_ahead_is_finished_for_the_prompt_that_begins_with_it(
+    path: Path, media: Callable[[int, int], Embeds]
+) -> None:
+    opening: list[list[int] | Embeds] = [[1, *[300] * 600], media(0, 200), [301]]
+    with Backbone(path, 1024, threads=1) as backbone:
+        batches = batch_sizes(backbone)
+        backbone.prefill_ahead(opening)
+        assert backbone.reads_ahead
+        assert backbone.cached([*opening, [302]]) == 802
+        assert backbone.prefill([*opening, [302, 303]]) == 2
+        assert sum(batches) == 804  # nothing was read twice
+        backbone.prefill_ahead([[1, *[301] * 600]])
+        assert backbone.prefill([[1, 302]]) == 1
+
+
+def test_cancel_also_ends_what_is_read_ahead_and_the_prompt_after_it(path: Path) -> None:
+    with Backbone(path, 1024, threads=1) as backbone:
+        backbone.prefill_ahead([[1, *[300] * 800]])
+        threading.Timer(0.02, backbone.cancel).start()
+        assert backbone.prefill([[1, *[300] * 900]]) < 900
+        assert list(backbone.generate(GREEDY, 0)) == []
+        assert backbone.prefill([[1, *[300] * 900]]) > 0
+        assert len(list(backbone.generate(GREEDY, 0))) == GREEDY.max_tokens
+
+
+def batch_sizes(backbone: Backbone) -> list[int]:
+    """Of everything that llama.cpp is given from now on."""
+    sizes: list[int] = []
+    decode = backbone._llama.decode
+
+    def counted(rows: Rows, wanted: bool) -> Float32 | None:
+        sizes.append(len(rows))
+        return decode(rows, wanted)
+
+    backbone._llama.decode = counted  # type: ignore[method-assign]
+    return sizes
 
 
 def test_what_does_not_fit_the_model_is_refused(backbone: Backbone, media: Callable[[int], Embeds]) -> None:

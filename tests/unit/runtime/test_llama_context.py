@@ -9,7 +9,9 @@ import pytest
 
 from vllama.export.llama import open_llama
 from vllama.export.to_gguf import to_gguf
-from vllama.runtime.llama_context import LlamaContext
+from vllama.runtime.bundle import shipped_bundle
+from vllama.runtime.errors import BackendError
+from vllama.runtime.llama_context import LlamaContext, LlmSettings, _devices, fewer_layers, gpu_memory
 from vllama.runtime.spec import ModelSpec
 
 TOKENS = np.arange(300, 340, dtype=np.int32)
@@ -29,7 +31,7 @@ def cancel() -> threading.Event:
 
 @pytest.fixture
 def context(path: Path, cancel: threading.Event) -> Iterator[LlamaContext]:
-    opened = LlamaContext(path, 64, threads=1, gpu_layers=0, reference=True, cancel=cancel)
+    opened = LlamaContext(path, 64, LlmSettings(1, kv="f32"), cancel)
     yield opened
     opened.close()
 
@@ -64,6 +66,55 @@ def test_a_decode_ends_where_it_is_cancelled(context: LlamaContext, cancel: thre
 
 
 def test_closing_twice_is_closing_once(path: Path, cancel: threading.Event) -> None:
-    context = LlamaContext(path, 64, threads=1, gpu_layers=0, reference=True, cancel=cancel)
+    context = LlamaContext(path, 64, LlmSettings(1, kv="f32"), cancel)
     context.close()
     context.close()
+
+
+def test_a_q8_0_cache_takes_17_of_32_bytes(cancel: threading.Event) -> None:
+    size = {}
+    for kv in ("f16", "q8_0"):
+        context = LlamaContext(next(shipped_bundle().glob("*.gguf")), 256, LlmSettings(1, kv=kv), cancel)
+        context.decode(TOKENS, wanted=False)
+        size[kv] = context.state().nbytes
+        context.close()
+    assert size["q8_0"] / size["f16"] == pytest.approx(17 / 32, rel=0.01)
+
+
+def test_a_model_that_cannot_have_a_q8_0_cache_is_told_to_use_another(path: Path, cancel: threading.Event) -> None:
+    with pytest.raises(BackendError, match=r"no context of 64 positions: .*q8_0.*; use --kv f16"):
+        LlamaContext(path, 64, LlmSettings(1, kv="q8_0"), cancel)
+
+
+def test_every_way_to_store_a_state_has_settings_of_its_own(path: Path, cancel: threading.Event) -> None:
+    settings = set()
+    for kv in ("f32", "f16"):
+        context = LlamaContext(path, 64, LlmSettings(1, kv=kv), cancel)
+        settings.add(context.settings)
+        context.close()
+    assert len(settings) == 2
+
+
+def test_another_number_of_rows_at_once_and_repacked_weights_give_the_same_logits(
+    path: Path, cancel: threading.Event
+) -> None:
+    found = []
+    for how in (LlmSettings(1), LlmSettings(1, n_ubatch=8), LlmSettings(1, repack=True)):
+        context = LlamaContext(path, 64, how, cancel)
+        for start in range(0, len(TOKENS), context.n_batch):
+            logits = context.decode(TOKENS[start : start + context.n_batch], wanted=True)
+        found.append(logits)
+        context.close()
+    np.testing.assert_allclose(found[1], found[0], atol=2e-2)
+    np.testing.assert_allclose(found[2], found[0], atol=2e-2)
+
+
+def test_the_devices_of_llama_cpp_tell_their_memory() -> None:
+    assert all(memory.name and 0 < memory.free <= memory.total for _, memory in _devices())
+    assert len(_devices()) >= 1  # the CPU, at least
+    assert len(gpu_memory()) < len(_devices())  # which is no GPU
+
+
+@pytest.mark.parametrize(("refused", "fewer"), [(33, 24), (24, 18), (2, 1), (1, 0)])
+def test_where_a_gpu_is_too_small_three_quarters_are_tried(refused: int, fewer: int) -> None:
+    assert fewer_layers(refused) == fewer

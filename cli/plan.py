@@ -1,0 +1,231 @@
+"""`vllama plan`: what a model needs, where it goes, and whether it fits this machine."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict, dataclass
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from vllama.runtime.bundle import Bundle, find_bundle, read_bundle
+from vllama.runtime.llama_context import Kv, gpu_memory
+from vllama.runtime.llm_file import LlmFacts, read_llm_facts
+from vllama.runtime.machine import GpuMemory, Memory, nvidia_memory, physical_cores, read_memory
+from vllama.runtime.plan import (
+    GraphNeed,
+    Plan,
+    features_per_hour,
+    graph_needs,
+    kv_bytes,
+    make_plan,
+    usable_bytes,
+    what_fits,
+)
+
+from . import options
+
+_ABOUT = {
+    "frames": "frames: pictures -> features",
+    "clips": "clips: sound -> features",
+    "video": "video: features -> tokens",
+    "audio": "audio: features -> tokens",
+}
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A bundle, what is known of it, and how it shall run."""
+
+    bundle: Bundle
+    facts: LlmFacts
+    graphs: dict[str, GraphNeed]
+    n_ctx: int
+    kv: Kv
+
+
+@dataclass(frozen=True)
+class _Gpus:
+    """The GPUs to plan for. usable: bytes of them that may be planned. llm: whether this llama.cpp can use them."""
+
+    found: tuple[GpuMemory, ...]
+    usable: int
+    llm: bool
+
+
+def plan(
+    model: options.Model = None,
+    ctx_size: options.CtxSize = None,
+    kv: options.KvCache = None,
+    gpu_memory_size: Annotated[
+        str | None, typer.Option("--gpu-memory", metavar="SIZE", help="Plan for a GPU with so much: 8GB; 0: for none.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Show what a model needs in RAM, on a GPU and on disk, where each part goes, and whether it fits this machine.
+
+    Nothing of it is loaded. With a GPU, the encoders are there unless they are int8, and as many layers as fit beside.
+    """
+    bundle = read_bundle(find_bundle(model))
+    asked = _Asked(
+        bundle, read_llm_facts(bundle.llm), graph_needs(bundle),
+        ctx_size or bundle.spec.llm.n_ctx, kv or bundle.kv,
+    )  # fmt: skip
+    gpus = _gpus(gpu_memory_size)
+    plans = {"CPU": make_plan(asked.facts, asked.graphs, asked.n_ctx, asked.kv)}
+    if gpus.found:
+        plans["GPU"] = _on_gpu(asked, gpus, gpus.llm)
+    memory = read_memory()
+    if as_json:
+        print(json.dumps(_row(asked, plans, memory, gpus)))
+    else:
+        _print(asked, plans, memory, gpus)
+
+
+def _gpus(named: str | None) -> _Gpus:
+    if named is not None:
+        size = options.file_size(named)
+        wanted = (GpuMemory("--gpu-memory", size, size),) if size > 0 else ()
+        return _Gpus(wanted, usable_bytes(wanted, started=False), llm=True)
+    if found := gpu_memory():
+        return _Gpus(found, usable_bytes(found, started=True), llm=True)
+    listed = nvidia_memory()
+    return _Gpus(listed, usable_bytes(listed, started=False), llm=False)
+
+
+def _on_gpu(asked: _Asked, gpus: _Gpus, llm: bool) -> Plan:
+    return make_plan(
+        asked.facts, asked.graphs, asked.n_ctx, asked.kv,
+        gpu_budget=gpus.usable, gpu_encoders=_gpu_encoders(asked.bundle), gpu_llm=llm,
+    )  # fmt: skip
+
+
+def _row(asked: _Asked, plans: dict[str, Plan], memory: Memory, gpus: _Gpus) -> dict[str, object]:
+    return {
+        "model": asked.bundle.manifest.model,
+        "n_ctx": asked.n_ctx,
+        "kv": asked.kv,
+        "layer_bytes": [*asked.facts.blocks, asked.facts.output],
+        "plans": {
+            name: {
+                "parts": [asdict(part) for part in each.parts],
+                "gpu_layers": each.gpu_layers,
+                "ram_indexing": each.ram_indexing,
+                "ram_encoding": each.ram_encoding,
+                "ram_answering": each.ram_answering,
+                "gpu": each.gpu,
+                "fits": each.ram_encoding <= memory.free and each.gpu <= gpus.usable,
+            }
+            for name, each in plans.items()
+        },
+        "disk": _disk(asked.bundle),
+        "features_per_hour": _features(asked.bundle),
+        "machine": {
+            "cores": physical_cores(),
+            "ram": asdict(memory),
+            "gpus": [asdict(gpu) for gpu in gpus.found],
+            "gpu_usable": gpus.usable,
+        },
+    }
+
+
+def _print(asked: _Asked, plans: dict[str, Plan], memory: Memory, gpus: _Gpus) -> None:
+    table = Table(title=f"{asked.bundle.manifest.model}: {asked.n_ctx} positions, {asked.kv} KV cache; MB")
+    table.add_column("part")
+    table.add_column("RAM, CPU alone", justify="right")
+    if gpus.found:
+        table.add_column("RAM, with the GPU", justify="right")
+        table.add_column("on the GPU", justify="right")
+    names = dict.fromkeys(part.name for each in plans.values() for part in each.parts)
+    for name in names:
+        table.add_row(_ABOUT.get(name, name), *_cells(plans, name))
+    table.add_section()
+    for title, kind in (
+        ("while indexing", "ram_indexing"),
+        ("asking about a new clip", "ram_encoding"),
+        ("asking about an indexed one", "ram_answering"),
+    ):
+        cells = [_mb(getattr(plans["CPU"], kind))]
+        if gpus.found:
+            cells += [_mb(getattr(plans["GPU"], kind)), _mb(plans["GPU"].gpu) if kind == "ram_encoding" else ""]
+        table.add_row(title, *cells)
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    for line in _lines(asked, plans, memory, gpus):
+        print(line)
+
+
+def _cells(plans: dict[str, Plan], name: str) -> list[str]:
+    cells: list[str] = []
+    for kind, each in plans.items():
+        part = next((part for part in each.parts if part.name == name), None)
+        cells.append(_mb(part.ram if part else 0))
+        if kind == "GPU":
+            cells.append(_mb(part.gpu if part else 0))
+    return cells
+
+
+def _lines(asked: _Asked, plans: dict[str, Plan], memory: Memory, gpus: _Gpus) -> list[str]:
+    facts = asked.facts
+    low, high = (_mb(size) for size in (min(facts.blocks), max(facts.blocks)))
+    each = low if low == high else f"{low} to {high}"
+    lines = [
+        f"LLM: {len(facts.blocks)} layers of {each} MB, output {_mb(facts.output)} MB, "
+        f"tokens {_mb(facts.embedding)} MB; KV cache {kv_bytes(facts, 256, asked.kv) / 256e3:.0f} kB a position",
+        f"disk: {_mb(_disk(asked.bundle))} MB; an indexed hour, one frame a second: {_mb(_features(asked.bundle))} MB",
+    ]
+    for gpu in gpus.found:
+        lines.append(f"GPU: {gpu.name}, {_mb(gpu.free)} of {_mb(gpu.total)} MB free")
+    if gpus.found:
+        lines += _gpu_lines(asked, plans["GPU"], gpus)
+    else:
+        lines.append("GPU: none that can be used; --gpu-memory 8GB plans for one")
+    return [*lines, _verdict(asked, plans.get("GPU", plans["CPU"]), memory)]
+
+
+def _gpu_lines(asked: _Asked, found: Plan, gpus: _Gpus) -> list[str]:
+    layers = f"of {len(asked.facts.blocks) + 1} layers, output included"
+    if gpus.llm:
+        lines = [f"--gpu-layers auto: {found.gpu_layers} {layers}"]
+    else:
+        more = _on_gpu(asked, gpus, True).gpu_layers
+        lines = [f"--gpu-layers auto: 0, for this llama-cpp-python is built for the CPU; with a build for the GPU "
+                 f"(docs/llm.md) {more} {layers}"]  # fmt: skip
+    if not _gpu_encoders(asked.bundle):
+        lines.append("the encoders are int8 and stay on the CPU; `vllama export --precision fp16` makes some for GPUs")
+    if found.gpu > gpus.usable:
+        lines.append(f"GPU: {_mb(found.gpu)} MB needed of {_mb(gpus.usable)} MB usable: does not fit; use --device cpu")
+    return lines
+
+
+def _verdict(asked: _Asked, found: Plan, memory: Memory) -> str:
+    """Whether it fits the RAM, and what to change where it does not."""
+    have = f"RAM: {_mb(memory.free)} of {_mb(memory.total)} MB free, {_mb(found.ram_encoding)} MB needed"
+    if found.ram_encoding <= memory.free:
+        return f"{have}: fits"
+    if max(found.ram_indexing, found.ram_answering) <= memory.free:
+        return f"{have}: does not fit at once; index clips first: `vllama index`"
+    fits = what_fits(asked.facts, asked.graphs, asked.n_ctx, asked.kv, memory.free)
+    if fits is None:
+        return f"{have}: does not fit; end other programs, or export again with a smaller --quant"
+    changes = [f"--kv {fits[0]}"] * (fits[0] != asked.kv) + [f"--ctx-size {fits[1]}"] * (fits[1] != asked.n_ctx)
+    return f"{have}: does not fit; use {' '.join(changes)}"
+
+
+def _gpu_encoders(bundle: Bundle) -> bool:
+    """Whether they can run on a GPU, as `place` has it."""
+    return bundle.manifest.precision["frames"] != "int8"
+
+
+def _disk(bundle: Bundle) -> int:
+    return sum(record.bytes for record in bundle.manifest.files.values())
+
+
+def _features(bundle: Bundle) -> int:
+    return features_per_hour(bundle.spec, 4 if bundle.manifest.precision["frames"] == "fp32" else 2)
+
+
+def _mb(size: int) -> str:
+    return f"{size / 1e6:,.0f}"

@@ -1,0 +1,123 @@
+"""`vllama plan`, and what it foretells against what a process takes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+PEAK = """
+import sys
+from vllama.runtime import Engine
+from vllama.runtime.own_process import peak_bytes
+with Engine.open("miniature", answers={answers}, gpu_layers=0) as engine:
+    timeline = engine.index({clip!r}, fps=0.0)
+    if {answers}:
+        list(engine.chat(timeline).ask("What happens?"))
+print(peak_bytes())
+"""
+
+
+def planned(vllama: Callable, *options: object) -> dict:
+    done = vllama("plan", "--model", "miniature", "--json", *options)
+    assert (done.returncode, done.stderr) == (0, "")
+    return json.loads(done.stdout)
+
+
+def test_the_table_says_what_goes_where_and_whether_it_fits(vllama: Callable) -> None:
+    done = vllama("plan", "--model", "miniature", "--gpu-memory", "8GB", "--kv", "q8_0", "--ctx-size", "512")
+    assert (done.returncode, done.stderr) == (0, "")
+    for words in ("512 positions, q8_0 KV cache", "frames: pictures", "LLM weights", "KV cache", "on the GPU"):
+        assert words in done.stdout
+    assert "--gpu-layers auto: 5 of 5 layers, output included" in done.stdout
+    assert "an indexed hour" in done.stdout
+    assert "MB needed: fits" in done.stdout
+
+
+def test_the_object_holds_both_plans(vllama: Callable) -> None:
+    row = planned(vllama, "--gpu-memory", "8GB")
+    assert (row["model"], row["n_ctx"], row["kv"]) == ("miniature", 1024, "f16")
+    cpu, gpu = row["plans"]["CPU"], row["plans"]["GPU"]
+    assert (cpu["gpu"], cpu["gpu_layers"], gpu["gpu_layers"]) == (0, 0, 5)
+    assert sum(part["gpu"] for part in gpu["parts"]) == gpu["gpu"] < row["machine"]["gpu_usable"] < 8e9
+    assert gpu["ram_answering"] < cpu["ram_answering"] < cpu["ram_encoding"]
+    assert len(row["layer_bytes"]) == 5
+    assert row["machine"]["cores"] >= 1
+
+
+def test_encoders_for_cpus_stay_there(vllama: Callable) -> None:
+    done = vllama("plan", "--model", "miniature", "--gpu-memory", "8GB")
+    assert "the encoders are int8 and stay on the CPU" in done.stdout
+    plans = planned(vllama, "--gpu-memory", "8GB")["plans"]
+    frames = [next(part for part in plans[name]["parts"] if part["name"] == "frames") for name in ("CPU", "GPU")]
+    assert frames[0] == frames[1]
+
+
+def test_encoders_that_can_run_on_a_gpu_are_planned_there(vllama: Callable, tiny_bundle: Path) -> None:
+    done = vllama("plan", "--model", tiny_bundle, "--gpu-memory", "8GB", "--json")
+    row = json.loads(done.stdout)
+    (frames,) = (part for part in row["plans"]["GPU"]["parts"] if part["name"] == "frames")
+    assert (frames["ram"], frames["gpu"] > 0) == (0, True)
+    assert row["kv"] == "f32"  # of a bundle without any rounding
+
+
+def test_without_a_gpu_there_is_one_plan(vllama: Callable) -> None:
+    row = planned(vllama, "--gpu-memory", "0")
+    assert list(row["plans"]) == ["CPU"]
+    assert row["machine"]["gpus"] == []
+
+
+def test_a_gpu_too_small_for_the_encoders_is_said_and_gets_no_layers(vllama: Callable, tiny_bundle: Path) -> None:
+    how = ("plan", "--model", tiny_bundle, "--gpu-memory", "900MB")
+    assert " MB needed of 144 MB usable: does not fit; use --device cpu" in vllama(*how).stdout
+    found = json.loads(vllama(*how, "--json").stdout)["plans"]["GPU"]
+    assert (found["gpu_layers"], found["fits"]) == (0, False)
+
+
+def test_a_size_that_is_none_is_said(vllama: Callable) -> None:
+    done = vllama("plan", "--gpu-memory", "much")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "vllama: 'much' is no size; write 256MB, 1.5GB or 64MiB\n"
+
+
+def test_a_model_that_is_not_there_is_said(vllama: Callable) -> None:
+    done = vllama("plan", "--model", "none")
+    assert (done.returncode, len(done.stderr.splitlines())) == (3, 1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak as Linux tells it")
+@pytest.mark.parametrize(("answers", "kind"), [(False, "ram_indexing"), (True, "ram_encoding")])
+def test_the_peak_of_a_process_is_near_the_plan(
+    vllama: Callable, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answers: bool, kind: str
+) -> None:
+    monkeypatch.setenv("VLLAMA_CACHE", str(tmp_path))
+    script = PEAK.format(clip=str(clip), answers=answers)
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=300)
+    foretold = planned(vllama)["plans"]["CPU"][kind]
+    assert 0.75 < foretold / int(done.stdout) < 1.33
+
+
+@pytest.mark.parametrize("layers", ["many", "-1", "1.5"])
+def test_gpu_layers_that_are_no_number_are_said(vllama: Callable, clip: Path, layers: str) -> None:
+    done = vllama("ask", clip, "What?", f"--gpu-layers={layers}")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"vllama: --gpu-layers is {layers!r}; use auto, all, or a number of layers\n"
+
+
+def test_layers_for_a_gpu_that_llama_cpp_cannot_use_are_refused(vllama: Callable, clip: Path) -> None:
+    import llama_cpp.llama_cpp as library
+
+    if library.llama_supports_gpu_offload():
+        pytest.skip("this build has GPU support")
+    for how in (("--gpu-layers", "all"), ("--gpu-layers", "3")):
+        done = vllama("ask", clip, "What?", "--model", "miniature", *how)
+        assert (done.returncode, len(done.stderr.splitlines())) == (5, 1)
+        assert "no GPU support; install a build that has" in done.stderr
+    done = vllama("ask", clip, "What?", "--model", "miniature", "-n", 1, env={"VLLAMA_GPU_LAYERS": "all"})
+    assert done.returncode == 5
+    done = vllama("ask", clip, "What?", "--model", "miniature", "-n", 1, "--gpu-layers", "auto")
+    assert done.returncode == 0
