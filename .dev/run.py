@@ -14,6 +14,7 @@ import os
 import shutil
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -42,11 +43,18 @@ def main(arguments: list[str]) -> int:
         return 2
     program, *rest = arguments
     if program == "vllama":
-        install("cpu,export" if rest[:1] == ["export"] else "cpu")
+        extras = ["cpu", *(["export"] if rest[:1] == ["export"] else []), *(["rtx"] if wants_tensorrt(rest) else [])]
+        install(",".join(extras))
         return run("vllama", *rest)
-    install("cpu,export,speech,dev")
+    install("cpu,rtx,export,speech,dev")
     checks = CHECKS[:-1] if not rest else ()
     return next((code for check in checks if (code := run(*check))), 0) or run("pytest", *rest)
+
+
+def wants_tensorrt(arguments: list[str]) -> bool:
+    """Whether they, or the environment, ask for it; a question may be that word, too."""
+    named = "--engine=tensorrt" in arguments or ("--engine", "tensorrt") in pairwise(arguments)
+    return named or os.environ.get("VLLAMA_ENGINE") == "tensorrt"
 
 
 def install(extras: str) -> None:

@@ -9,12 +9,12 @@ from typing import Annotated
 
 import typer
 
-from vllama.runtime import Engine, SpecError
+from vllama.runtime import SpecError
 from vllama.runtime.times import make_span
 
 from . import options
 from .record import Recorder
-from .render import encoding_bar, evidence_line, print_json, print_stream, verifying_bar
+from .render import encoding_bar, evidence_line, print_json, print_stream
 
 
 def ask(
@@ -30,6 +30,7 @@ def ask(
     start: options.From = None,
     end: options.To = None,
     last: options.Last = None,
+    at: options.At = None,
     long: options.Long = None,
     temperature: options.Temperature = None,
     top_p: options.TopP = None,
@@ -38,8 +39,11 @@ def ask(
     max_tokens: options.MaxTokens = None,
     ctx_size: options.CtxSize = None,
     threads: options.Threads = None,
+    gpu_layers: options.GpuLayers = "auto",
+    kv: options.KvCache = None,
     audio: options.Audio = True,
-    device: options.Device = "cpu",
+    device: options.Device = "auto",
+    runner: options.Runner = "auto",
     record: options.Record = None,
     keep_prefix: Annotated[
         bool, typer.Option("--keep-prefix", help="Keep the read media on disk: the next first token comes sooner.")
@@ -47,11 +51,9 @@ def ask(
 ) -> None:
     """Ask about a clip. The answer goes to stdout; what was seen and heard is said on stderr."""
     questions = list(_questions(question or ["-"]))
-    span = make_span(start, end, last)
-    fps = 1.0 if long in ("memory", "segments", "map") else 0.0
-    with verifying_bar() as verifying:
-        engine = Engine.open(model, device=device, threads=threads, n_ctx=ctx_size, progress=verifying)
-    with engine:
+    span = make_span(start, end, last, at)
+    fps = 1.0 if long in ("memory", "segments", "map") or span.is_moment else 0.0
+    with options.open_engine(model, device, runner, threads, gpu_layers, kv, ctx_size) as engine:
         options.say_if_miniature(engine)
         sampling = options.sampling(engine.spec.llm.sampling, temperature, top_p, top_k, max_tokens)
         with encoding_bar() as encoding:

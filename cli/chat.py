@@ -18,7 +18,7 @@ from . import options
 from .live import talk_live
 from .pictures import contact_sheet, strip
 from .record import Recorder
-from .render import encoding_bar, evidence_line, print_json, print_stream, verifying_bar
+from .render import encoding_bar, evidence_line, print_json, print_stream
 from .shell import Asking, Shell
 from .spoken import Ears, Speech
 from .terminal import Terminal
@@ -45,8 +45,11 @@ def chat(
     max_tokens: options.MaxTokens = None,
     ctx_size: options.CtxSize = None,
     threads: options.Threads = None,
+    gpu_layers: options.GpuLayers = "auto",
+    kv: options.KvCache = None,
     audio: options.Audio = True,
-    device: options.Device = "cpu",
+    device: options.Device = "auto",
+    runner: options.Runner = "auto",
     long: options.Long = None,
     summarise: options.Summarise = False,
     record: options.Record = None,
@@ -74,9 +77,7 @@ def chat(
         Speech(speech_model, speech_language, speech, aloud, headphones),
         microphone=mic is not None,
     )
-    with verifying_bar() as verifying:
-        engine = Engine.open(model, device=device, threads=threads, n_ctx=ctx_size, progress=verifying)
-    with engine:
+    with options.open_engine(model, device, runner, threads, gpu_layers, kv, ctx_size) as engine:
         options.say_if_miniature(engine)
         sampling = options.sampling(engine.spec.llm.sampling, temperature, top_p, top_k, max_tokens)
         asking = Asking(sampling, seed, long, audio, as_json, summarise)
@@ -110,8 +111,8 @@ class ClipShell(Shell):
         self._last: Usage | None = None
         self.commands["frames"] = self._frames
         self.help = {
-            "/at SPAN QUESTION": "ask about a stretch once: /at 0:10-0:15 what happens?",
-            "/span SPAN": "ask about a stretch from now on: 0:10-0:15, last 30s, all",
+            "/at SPAN QUESTION": "ask about a stretch or a moment, once: /at 0:10-0:15 what happens?",
+            "/span SPAN": "ask about it from now on: 0:10-0:15, 0:10, last 30s, all",
             "/frames [FILE.png]": "show the frames of the last answer, here or as a picture",
             **self.help,
         }
@@ -126,6 +127,8 @@ class ClipShell(Shell):
     def spoken(self, span: Span) -> str:
         if span == Span.whole():
             return "the whole clip"
+        if span.is_moment:
+            return f"{clock(span.start)} and what led up to it"
         if span.start < 0:
             return f"the last {-span.start:g} s"
         return f"{clock(span.start)} to {'the end' if span.end == float('inf') else clock(span.end)}"
@@ -140,7 +143,9 @@ class ClipShell(Shell):
     def ask(self, question: str, span: Span) -> None:
         asking = self._asking
         # What the rule asks for in a short span may lie between the frames that were encoded.
-        self._engine.index(self._clip, fps=0.0, span=span, audio=asking.audio, timeline=self._timeline)
+        self._engine.index(
+            self._clip, fps=0.0, span=span, audio=asking.audio, timeline=self._timeline, note=options.note
+        )
         deltas = self.chat.ask(question, span, long=asking.long, sampling=asking.sampling, seed=asking.seed)
         if asking.as_json:
             usage = print_json(question, deltas)

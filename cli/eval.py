@@ -25,7 +25,7 @@ from vllama.runtime.ablation import ABLATIONS
 from vllama.runtime.question_set import KnownAnswer, read_questions
 
 from . import options
-from .render import counting_bar, verifying_bar
+from .render import counting_bar
 
 _AS_IT_IS = "as it is"
 _Z = 1.96  # of a 95 % interval
@@ -42,13 +42,17 @@ def evaluate(
     details: Annotated[Path | None, typer.Option(help="Write every answer to this JSONL file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as one JSON object.")] = False,
     threads: options.Threads = None,
-    device: options.Device = "cpu",
+    gpu_layers: options.GpuLayers = "auto",
+    kv: options.KvCache = None,
+    device: options.Device = "auto",
+    runner: options.Runner = "auto",
 ) -> None:
     """Ask a model questions whose answers are known; greedy, each question by itself."""
-    with _questions(questions, clips) as asked, verifying_bar() as verifying:
-        engine = Engine.open(model, device=device, threads=threads, progress=verifying)
-        with engine:
-            tally, rows = _asked(engine, asked, [*ABLATIONS] if ablations else [])
+    with (
+        _questions(questions, clips) as asked,
+        options.open_engine(model, device, runner, threads, gpu_layers, kv) as engine,
+    ):
+        tally, rows = _asked(engine, asked, [*ABLATIONS] if ablations else [])
     if details:
         _write(details, rows)
     if as_json:

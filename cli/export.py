@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from vllama.runtime.bundle import models_dir
+from vllama.runtime.errors import SpecError
 from vllama.runtime.spec import find_spec
 
 from .render import fidelity_table, part_bars
@@ -22,13 +23,33 @@ def export(
     quant: Annotated[
         str | None, typer.Option(help="The LLM's GGUF type: F32 F16 Q8_0 Q6_K Q5_K_M Q4_K_M Q4_0 ...")
     ] = None,
-    precision: Annotated[str, typer.Option(help="The encoders' precision: fp32, fp16 or int8.")] = "int8",
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            help="The encoders' precision: int8 for CPUs; fp16 or w8a16 for GPUs; fp32. "
+            "Default: int8, with --engine tensorrt fp16."
+        ),
+    ] = None,
+    engine: Annotated[
+        Literal["onnx", "tensorrt"],
+        typer.Option(help="tensorrt also builds engines, in a bundle that is there already, too."),
+    ] = "onnx",
+    library: Annotated[
+        str | None, typer.Option(help="Of --engine tensorrt: tensorrt_rtx or tensorrt; default: what is installed.")
+    ] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(help="Of --engine tensorrt: a compute capability, 8.9; again for more; default: all from 8.0 on."),
+    ] = None,
     models: Annotated[Path | None, typer.Option(help="More entries, in the form of models.toml.")] = None,
     threads: Annotated[int | None, typer.Option("--threads", "-t", min=1, help="CPU threads.")] = None,
 ) -> None:
     """Turn the published checkpoints of a model into a bundle that `vllama ask` opens."""
     spec = find_spec(model, models)
+    if engine == "onnx" and (library or target):
+        raise SpecError(f"{'--library' if library else '--target'} is for --engine tensorrt; add it, or leave this out")
     from vllama.export import export_model  # torch is loaded for this command only
+    from vllama.export.to_tensorrt import EngineOptions
 
     out = out or models_dir() / model
     with part_bars() as (progress, report):
@@ -36,8 +57,9 @@ def export(
             spec,
             weights,
             out,
-            quant=quant or spec.llm.quantization,
+            quant=quant,
             precision=precision,
+            engines=EngineOptions(library, tuple(target or ())) if engine == "tensorrt" else None,
             threads=threads,
             progress=progress,
             report=report,

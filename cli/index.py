@@ -13,7 +13,8 @@ import typer
 from typer.core import TyperGroup
 
 from vllama.runtime import Engine, MediaError, Timeline
-from vllama.runtime.catalogue import find_entries
+from vllama.runtime.catalogue import saved_bytes
+from vllama.runtime.saved import timeline_folder
 from vllama.runtime.times import clock
 
 from . import options
@@ -59,13 +60,16 @@ def add(
     model: options.Model = None,
     threads: options.Threads = None,
     audio: options.Audio = True,
-    device: options.Device = "cpu",
+    device: options.Device = "auto",
+    runner: options.Runner = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per file.")] = False,
 ) -> None:
     """Encode clips into the cache: what is there is not encoded again, and what was interrupted goes on."""
     clips = list(_clips(paths))
     with verifying_bar() as verifying:
-        engine = Engine.open(model, device=device, threads=threads, answers=False, progress=verifying)
+        engine = Engine.open(
+            model, device=device, runner=runner, threads=threads, answers=False, note=options.note, progress=verifying
+        )
     failed = 0
     with engine:
         for clip in clips:
@@ -108,19 +112,21 @@ def _clips(paths: list[Path]) -> Iterator[Path]:
 
 
 def _report(clip: Path, timeline: Timeline, seconds: float, *, as_json: bool) -> None:
-    (entry,) = find_entries(f"{timeline.content[:32]}-{timeline.model[:16]}")
+    folder = timeline_folder(timeline.content, timeline.model)
+    size = saved_bytes(folder)
     if as_json:
         row = {
-            "path": str(clip), "id": entry.id, "kind": timeline.kind, "duration": timeline.duration,
+            "path": str(clip), "id": folder.name, "kind": timeline.kind, "duration": timeline.duration,
             "fps": timeline.fps, "frames": timeline.frame_count, "clips": timeline.clip_count,
-            "encoded": timeline.encoded, "seconds": seconds, "bytes": entry.bytes,
+            "encoded": timeline.encoded, "shared": timeline.shared, "seconds": seconds, "bytes": size,
         }  # fmt: skip
         print(json.dumps(row, ensure_ascii=False), flush=True)
         return
     have = f"{timeline.frame_count} frames, {timeline.clip_count} stretches of sound"
-    what = f"{have} of {clock(round(timeline.duration))}, {size_text(entry.bytes)}"
-    if timeline.encoded:
+    what = f"{have} of {clock(round(timeline.duration))}, {size_text(size)}"
+    if timeline.encoded or timeline.shared:
         rate = timeline.encoded / max(seconds, 1e-9)
-        print(f"{clip}: {what}; {timeline.encoded} encoded in {seconds:.1f} s ({rate:.1f}/s)", flush=True)
+        before = f", {timeline.shared} as before," if timeline.shared else ""
+        print(f"{clip}: {what}; {timeline.encoded} encoded{before} in {seconds:.1f} s ({rate:.1f}/s)", flush=True)
     else:
         print(f"{clip}: {what}; was there", flush=True)

@@ -6,13 +6,16 @@ import re
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import typer
 
 from vllama.runtime import Budget, Engine, Sampling, Span, SpecError, view
 from vllama.runtime.bundle import SHIPPED
+from vllama.runtime.engine import GpuLayers as GpuLayersValue
 from vllama.runtime.times import make_span
+
+from .render import verifying_bar
 
 Model = Annotated[
     str | None, typer.Option("--model", "-m", envvar="VLLAMA_MODEL", help="A bundle: its name or its folder.")
@@ -25,10 +28,32 @@ Seed = Annotated[int | None, typer.Option(min=0, help="Repeat a drawn answer.")]
 MaxTokens = Annotated[int | None, typer.Option("--max-tokens", "-n", min=1, help="Length of an answer.")]
 CtxSize = Annotated[int | None, typer.Option("--ctx-size", "-c", min=1, help="Positions of the context.")]
 Threads = Annotated[int | None, typer.Option("--threads", "-t", min=1, envvar="VLLAMA_THREADS", help="CPU threads.")]
+GpuLayers = Annotated[
+    Any,
+    typer.Option(
+        "--gpu-layers", metavar="auto|N|all", envvar="VLLAMA_GPU_LAYERS", parser=lambda text: gpu_layers(text),
+        help="How much of the language model is on the GPU, its output as one layer; auto: as much as fits.",
+    ),
+]  # fmt: skip
+KvCache = Annotated[
+    Literal["f16", "q8_0"] | None,
+    typer.Option("--kv", help="How the KV cache is stored: q8_0 takes half the memory. Default: the model's."),
+]
 Audio = Annotated[bool, typer.Option("--audio/--no-audio", help="Listen to the sound of the clip.")]
-Device = Annotated[str, typer.Option(envvar="VLLAMA_DEVICE", help="cpu or cuda, for the encoders.")]
+Device = Annotated[
+    str, typer.Option(envvar="VLLAMA_DEVICE", help="For the encoders: cpu, cuda or cuda:N; auto: a GPU where it can.")
+]
+Runner = Annotated[
+    str,
+    typer.Option(
+        "--engine", envvar="VLLAMA_ENGINE", help="For the encoders: onnx or tensorrt; auto: what suits the device."
+    ),
+]
 From = Annotated[str | None, typer.Option("--from", help="Ask about what follows this time: 62, 1:02, 1m2s.")]
 To = Annotated[str | None, typer.Option("--to", help="Ask about what comes before this time.")]
+At = Annotated[
+    str | None, typer.Option("--at", help="Ask about a moment, 1:02: it is seen with all that led up to it.")
+]
 Last = Annotated[str | None, typer.Option("--last", help="Ask about the end of the clip: 30s.")]
 Long = Annotated[
     view.Long | None,
@@ -92,6 +117,23 @@ def live(webcam: str | None, mic: str | None, window: str, memory: str, fps: flo
     return Sources(webcam, mic, make_span(last=window), Budget(bytes=file_size(memory)), fps or _LIVE_FPS)
 
 
+def open_engine(
+    model: str | None,
+    device: str,
+    runner: str,
+    threads: int | None,
+    gpu_layers: GpuLayersValue,
+    kv: Literal["f16", "q8_0"] | None,
+    ctx_size: int | None = None,
+) -> Engine:
+    """The engine of a command, with a bar while its files are verified for the first time."""
+    with verifying_bar() as verifying:
+        return Engine.open(
+            model, device=device, runner=runner, threads=threads, n_ctx=ctx_size, gpu_layers=gpu_layers, kv=kv,
+            note=note, progress=verifying,
+        )  # fmt: skip
+
+
 def file_size(text: str) -> int:
     """Bytes, of 256MB, 1.5GB or 64MiB.
 
@@ -103,6 +145,21 @@ def file_size(text: str) -> int:
         raise SpecError(f"{text!r} is no size; write 256MB, 1.5GB or 64MiB")
     power = " kmg".index(found[2].lower() or " ")
     return int(float(found[1]) * (1024 if found[3] else 1000) ** power)
+
+
+def gpu_layers(text: str) -> GpuLayersValue:
+    """What --gpu-layers says.
+
+    Raises:
+        SpecError: it is no number of layers.
+    """
+    if text == "auto":
+        return "auto"
+    if text == "all":
+        return "all"
+    if not text.isdecimal():
+        raise SpecError(f"--gpu-layers is {text!r}; use auto, all, or a number of layers")
+    return int(text)
 
 
 def sampling(

@@ -30,6 +30,9 @@ class Recorder:
             "content": timeline.content,
             "audio": audio,
             "fps": timeline.fps,
+            "kv": engine.kv,
+            "device": engine.placement.device,
+            "runner": engine.placement.runner,
         }
         try:
             with path.open("x", encoding="utf-8") as file:

@@ -28,7 +28,14 @@ def replay(
     """Ask what a record asked, and say whether each answer is the same, token for token. Exit code 1 if one is not."""
     head, rows = read_record(record)
     with verifying_bar() as verifying:
-        engine = Engine.open(model or head["model"], threads=threads, progress=verifying)
+        engine = Engine.open(
+            model or head["model"],
+            device=head.get("device", "cpu"),
+            runner=head.get("runner", "auto"),
+            threads=threads,
+            kv=head.get("kv"),
+            progress=verifying,
+        )
     with engine:
         files = {name: entry.sha256 for name, entry in engine.bundle.manifest.files.items()}
         changed = sorted(

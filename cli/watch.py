@@ -10,13 +10,12 @@ from typing import Annotated
 
 import typer
 
-from vllama.runtime import Budget, Engine, Live, SpecError
+from vllama.runtime import Budget, Live, SpecError
 from vllama.runtime.times import make_span, parse_seconds
 from vllama.runtime.watching import Score, Switch
 
 from . import options
 from .command import Command
-from .render import verifying_bar
 
 _LEAST_KEPT_SECONDS = 60.0
 
@@ -43,7 +42,10 @@ def watch(
     fps: Annotated[float | None, typer.Option(min=0.0, help="Pictures per second.")] = None,
     ctx_size: options.CtxSize = None,
     threads: options.Threads = None,
-    device: options.Device = "cpu",
+    gpu_layers: options.GpuLayers = "auto",
+    kv: options.KvCache = None,
+    device: options.Device = "auto",
+    runner: options.Runner = "auto",
 ) -> None:
     """Watch for something: a question that yes or no answers is asked of camera and microphone until Ctrl-C.
 
@@ -60,10 +62,8 @@ def watch(
         raise SpecError(f"--every {every} is no time at all; give more than 0 seconds")
     end = float("inf") if lasting is None else parse_seconds(lasting)
     run = Command(command, options.note)
-    with verifying_bar() as verifying:
-        engine = Engine.open(model, device=device, threads=threads, n_ctx=ctx_size, progress=verifying)
     with (
-        engine,
+        options.open_engine(model, device, runner, threads, gpu_layers, kv, ctx_size) as engine,
         run,
         engine.watch(
             camera=sources.camera, microphone=sources.microphone, fps=sources.fps, note=options.note,

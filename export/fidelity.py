@@ -90,10 +90,10 @@ def llm_fidelity(
 def _answered(
     quantised: Path, prompts: Sequence[Sequence[Piece]], threads: int | None, done: Callable[[], None]
 ) -> Iterator[_Run]:
-    with Backbone(quantised, 2, threads=threads, reference=True) as backbone:
+    with Backbone(quantised, 2, threads=threads, kv="f32") as backbone:
         tokenised = [backbone.tokenize(prompt) for prompt in prompts]
         longest = max(len(backbone.keys(segments)) for segments in tokenised)
-    with Backbone(quantised, longest + _ANSWER_TOKENS + 1, threads=threads, reference=True) as backbone:
+    with Backbone(quantised, longest + _ANSWER_TOKENS + 1, threads=threads, kv="f32") as backbone:
         for segments in tokenised:
             backbone.prefill(segments)
             answer, logits = [], []

@@ -6,9 +6,12 @@ import contextlib
 import ctypes
 import gc
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
+T = TypeVar("T")
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -24,6 +27,9 @@ class PartCost:
     peak_bytes: int | None
 
 
+Report = Callable[[PartCost], None]
+
+
 class Meter:
     """Runs from its making."""
 
@@ -36,6 +42,15 @@ class Meter:
         """What it took until now to make so many bytes."""
         seconds, cpu_seconds = time.perf_counter() - self._started[0], time.process_time() - self._started[1]
         return PartCost(part, size, seconds, cpu_seconds, _peak())
+
+
+def metered(name: str, report: Report, make: Callable[[], T], size: Callable[[T], int]) -> T:
+    """What `make` makes; what that took is reported, and memory that it no longer uses given back."""
+    meter = Meter()
+    made = make()
+    report(meter.read(name, size(made)))
+    give_back()
+    return made
 
 
 def give_back() -> None:

@@ -7,33 +7,42 @@ from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TypeVar, get_args
+from typing import get_args
 
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
-from vllama.runtime.bundle import POSITIONS, SCHEMA, Bundle, FidelityRow, FileRecord, Manifest, hash_file, open_bundle
-from vllama.runtime.errors import SpecError
+from vllama.runtime.bundle import (
+    MANIFEST,
+    POSITIONS,
+    SCHEMA,
+    Bundle,
+    FidelityRow,
+    FileRecord,
+    Manifest,
+    hash_file,
+    open_bundle,
+)
+from vllama.runtime.errors import FileError, SpecError
 from vllama.runtime.spec import ModelSpec, spec_to_dict
 
 from .checkpoint import Part, Reader, position_tables, read_parts
 from .fidelity import fixed_prompts, llm_fidelity
 from .graphs import empty_graph
 from .llama import LlamaFolder, open_llama
-from .meter import Meter, PartCost, give_back
+from .meter import Report, metered
 from .observe import observe, run
 from .precision import Precision
 from .recipe import plan
 from .reference import reference_bytes
-from .staging import StagedPart, Staging, part_key, record_files
+from .staging import StagedPart, Staging, alone, part_key, record_files, writing
 from .to_gguf import QUANTS, gguf_bytes, to_gguf
 from .to_onnx import compare, examples, to_onnx
+from .to_tensorrt import EngineOptions, add_engines, open_builder
 
 Progress = Callable[[str, int, int], None]
-Report = Callable[[PartCost], None]
-_T = TypeVar("_T")
 _EXAMPLES = 2  # to fit the rounding to, and as many again to judge it by
 _TOOLS = ("vllama", "torch", "onnx", "onnxscript", "onnxruntime", "gguf", "llama-cpp-python")
-_WEIGHT_BYTES: dict[Precision, float] = {"fp32": 4, "fp16": 2, "int8": 1.25}  # some are wider
+_WEIGHT_BYTES: dict[Precision, float] = {"fp32": 4, "fp16": 2, "int8": 1.25, "w8a16": 1.05}  # some are wider
 _SPARE_BYTES = 1 << 20  # graphs, tables and the manifest
 
 
@@ -42,8 +51,9 @@ def export_model(
     weights: Path,
     out: Path,
     *,
-    quant: str,
-    precision: str,
+    quant: str | None = None,
+    precision: str | None = None,
+    engines: EngineOptions | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
     report: Report | None = None,
@@ -52,29 +62,70 @@ def export_model(
 
     Args:
         weights: the folder with the published files.
-        out: the bundle's folder; it must not exist.
-        quant: a name of `to_gguf.QUANTS`. precision: of the encoders, "fp32", "fp16" or "int8".
+        out: the bundle's folder; it must not exist, unless it is to be given engines.
+        quant: a name of `to_gguf.QUANTS`; None: the model's.
+        precision: of the encoders, "int8" for CPUs, "fp16" or "w8a16" for GPUs, or "fp32"; None: "int8", with engines
+            "fp16".
+        engines: also build TensorRT engines. A bundle that is there already is given those that it lacks, and nothing
+            else of it is made again.
         progress: called with (part, bytes done, bytes in all); a graph is first run "in float32", then written.
         report: told what each part took that was made now.
 
     Raises:
-        SpecError: there is no such quantisation or precision.
-        FileError: a published file is not there or not what it should be; nothing was written.
+        SpecError: there is no such quantisation or precision, or there are no engines of that kind.
+        FileError: a published file is not there or not what it should be, and nothing was written; or `out` is another
+            bundle than is asked for.
+        BackendError: TensorRT is not installed or cannot build an engine; the bundle is whole without.
         DiskFullError: it does not fit; finished parts are kept for the next call.
     """
-    chosen = _precision(precision)
-    if quant not in QUANTS:
+    asked, chosen = precision, _precision(precision or ("fp16" if engines else "int8"))
+    if quant is not None and quant not in QUANTS:
         raise SpecError(f"quantization {quant!r} is not known; use one of {', '.join(QUANTS)}")
-    step = progress or (lambda part, done, total: None)
+    if engines and chosen == "int8":
+        raise SpecError("--precision int8 is for CPUs, and TensorRT takes none of it; use fp16 or w8a16")
+    builder = open_builder(engines) if engines else None
+    step, told = progress or (lambda part, done, total: None), report or (lambda cost: None)
+    with alone(out):
+        if builder and (out / MANIFEST).is_file():
+            bundle = _there(out, spec, quant, asked)
+        else:
+            bundle = _new(spec, weights, out, quant or spec.llm.quantization, chosen, threads, step, told)
+        return add_engines(bundle, builder, step, told) if builder else bundle
+
+
+def _there(out: Path, spec: ModelSpec, quant: str | None, precision: str | None) -> Bundle:
+    """The bundle that engines are added to; what was not asked for is as it is."""
+    bundle = open_bundle(out)
+    has = bundle.manifest.precision
+    if (bundle.spec.name, bundle.spec.video, bundle.spec.audio) != (spec.name, spec.video, spec.audio):
+        raise FileError(f"{out}: already there, a {bundle.spec.name} of another models.toml; choose another --out")
+    for name, wanted, found in (("--quant", quant, has["llm"]), ("--precision", precision, has["frames"])):
+        if wanted is not None and wanted != found:
+            raise FileError(f"{out}: already there, with {name} {found}; choose another --out for {wanted}")
+    if has["frames"] == "int8":
+        raise FileError(
+            f"{out}: already there, with graphs in int8, which are for CPUs; choose another --out for those of engines"
+        )
+    return bundle
+
+
+def _new(
+    spec: ModelSpec,
+    weights: Path,
+    out: Path,
+    quant: str,
+    precision: Precision,
+    threads: int | None,
+    step: Progress,
+    report: Report,
+) -> Bundle:
     parts = read_parts(spec, weights)
     llama = open_llama(spec, weights)
     staging = Staging(out)
     try:
-        staging.need(_size(parts, llama, chosen, quant))
-        with staging.writing("the export"):
-            return _exported(
-                spec, weights, staging, parts, llama, chosen, quant, threads, step, report or (lambda cost: None)
-            )
+        staging.need(_size(parts, llama, precision, quant))
+        with writing("the export", out.parent):
+            return _exported(spec, weights, staging, parts, llama, precision, quant, threads, step, report)
     finally:
         staging.discard_if_empty()
 
@@ -91,7 +142,7 @@ def _exported(
     step: Progress,
     report: Report,
 ) -> Bundle:
-    sources = _metered("sources", report, lambda: _hashed(weights, parts, llama, step), _total)
+    sources = metered("sources", report, lambda: _hashed(weights, parts, llama, step), _total)
     tools = {name: version(name) for name in _TOOLS}
 
     def made(
@@ -99,7 +150,7 @@ def _exported(
     ) -> StagedPart:
         hashes = [sources[_relative(path, weights)].sha256 for path in paths]
         key = part_key(spec_to_dict(spec), hashes, tools, *facts)
-        return staging.make(name, key, lambda: _metered(name, report, make, lambda part: _total(part.files)))
+        return staging.make(name, key, lambda: metered(name, report, make, lambda part: _total(part.files)))
 
     staged = [
         made(part.name, part.sources, (precision,), partial(_graph, part, spec, weights, staging, precision, step))
@@ -125,18 +176,10 @@ def _exported(
     )
     if quant != llama.dtype:
         judge = partial(_judged, manifest, spec, staging, llama, threads, partial(step, "llm fidelity"))
-        row = _metered("llm fidelity", report, judge, lambda _: reference_bytes(llama))
+        row = metered("llm fidelity", report, judge, lambda _: reference_bytes(llama))
         manifest = replace(manifest, fidelity=(*manifest.fidelity, row))
     staging.commit(manifest)
     return open_bundle(staging.out)
-
-
-def _metered(name: str, report: Report, make: Callable[[], _T], size: Callable[[_T], int]) -> _T:
-    meter = Meter()
-    made = make()
-    report(meter.read(name, size(made)))
-    give_back()
-    return made
 
 
 def _graph(
@@ -169,7 +212,7 @@ def _graph(
 
 
 def _positions(parts: list[Part], folder: Path) -> StagedPart:
-    save_file(position_tables(parts), folder / POSITIONS)
+    (folder / POSITIONS).write_bytes(save(position_tables(parts)))  # `save_file` lets nobody else read it
     return StagedPart(record_files(folder, (POSITIONS,)))
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import onnx_ir as ir
 
 from .recipe import Recipe
-from .rounding import ACTIVATION_MAX, SMALLEST_SCALE, round_weight, weight_scale
+from .rounding import ACTIVATION_MAX, SMALLEST_SCALE, full_scale, round_full, round_weight, weight_scale
 
-Precision = Literal["fp32", "fp16", "int8"]
+Precision = Literal["fp32", "fp16", "int8", "w8a16"]
 
 TRANSPOSED = "_transposed"  # what is added to a weight's key when it is stored as it is used
 _CONTRIB = "com.microsoft"
@@ -44,12 +44,13 @@ def fold_transposes(model: ir.Model) -> None:
 def lower(model: ir.Model, precision: Precision, recipe: Recipe | None = None) -> None:
     """Rewrite the graph in place.
 
-    fp16: products in float16, everything between them in float32, as the original's autocast runs them. int8: products
+    fp16: products in float16, everything between them in float32, as the original's autocast runs them. w8a16: the same
+    with constant matrices stored in 8 bits, which TensorRT widens as it multiplies. int8: products
     with constant matrices in 8 bits as `recipe` has them, activations scaled per token, so that a result does not
     depend on what else is in the batch. Without a recipe int8 only stores weights in float16: the small graphs.
     """
-    if precision == "fp16":
-        _half_products(model)
+    if precision in ("fp16", "w8a16"):
+        _half_products(model, eight_bits=precision == "w8a16")
     elif precision == "int8" and recipe is not None:
         _eight_bit_products(model, recipe)
     elif precision == "int8":
@@ -57,13 +58,19 @@ def lower(model: ir.Model, precision: Precision, recipe: Recipe | None = None) -
     _drop_unused(model)
 
 
-def _half_products(model: ir.Model) -> None:
+def _half_products(model: ir.Model, *, eight_bits: bool) -> None:
     for node in [node for node in model.graph if node.op_type in _PRODUCTS]:
         before = _Builder(model, node)
         for index, value in enumerate(node.inputs):
-            if value is not None:
-                half = _half(model, value) if value.const_value is not None else before.cast(value, ir.DataType.FLOAT16)
-                node.replace_input_with(index, half)
+            if value is None:
+                continue
+            if value.const_value is None:
+                half = before.cast(value, ir.DataType.FLOAT16)
+            elif eight_bits and node.op_type == "MatMul" and len(value.const_value.shape) == 2:
+                half = _half_of_bytes(model, before, value)
+            else:
+                half = _half(model, value)
+            node.replace_input_with(index, half)
         product = node.outputs[0]
         product.dtype = ir.DataType.FLOAT16
         _reroute(model, product, _Builder(model, node, after=True).cast(product, ir.DataType.FLOAT))
@@ -180,6 +187,18 @@ def _half(model: ir.Model, value: ir.Value) -> ir.Value:
     return _weight(
         model, f"{value.name}_half", ir.DataType.FLOAT16, _shape(tensor), lambda: tensor.numpy().astype(np.float16)
     )
+
+
+def _half_of_bytes(model: ir.Model, build: _Builder, value: ir.Value) -> ir.Value:
+    """A matrix (K, N) in float16, stored in 8 bits around zero with a scale per column."""
+    tensor = value.const_value
+    assert tensor is not None
+    shape, name = _shape(tensor), value.name
+    w = _weight(model, f"{name}_int8", ir.DataType.INT8, shape, lambda: round_full(tensor.numpy()))
+    s = _weight(model, f"{name}_scale", ir.DataType.FLOAT16, shape[1:], lambda: full_scale(tensor.numpy()))
+    half = build.add("DequantizeLinear", w, s, axis=1)
+    half.dtype = ir.DataType.FLOAT16
+    return half
 
 
 def _constant(model: ir.Model, name: str, array: np.ndarray) -> ir.Value:

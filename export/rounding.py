@@ -13,6 +13,7 @@ from vllama.runtime.types import Float32
 
 WEIGHT_MAX = 63
 ACTIVATION_MAX = 127
+_FULL_MAX = 127
 SMALLEST_SCALE = 1e-12  # a row of zeros stays a row of zeros
 _STRENGTH = (
     0.4  # of smoothing: 0 leaves the weights as they are, 1 makes the activations even; weights have fewer steps
@@ -35,6 +36,19 @@ def round_weight(weight: Float32, *, wide: bool = False) -> Int8:
     if not wide:
         return first
     return np.concatenate((first, _steps(weight - first * scale[:outputs], scale[outputs:])), 1)
+
+
+def full_scale(weight: Float32) -> NDArray[np.float16]:
+    """(K, N) -> the size of a step of each output, (N,), where all 8 bits are used: no product is made of them."""
+    smallest = float(np.finfo(np.float16).tiny)
+    scale: NDArray[np.float16] = np.maximum(np.abs(weight).max(0) / _FULL_MAX, smallest).astype(np.float16)
+    return scale
+
+
+def round_full(weight: Float32) -> Int8:
+    """(K, N) -> steps of `full_scale` within +-127."""
+    steps: Float32 = np.rint(weight / full_scale(weight).astype(np.float32))
+    return steps.clip(-_FULL_MAX, _FULL_MAX, out=steps).astype(np.int8)
 
 
 def round_tokens(x: Float32) -> Float32:

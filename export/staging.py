@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from vllama.runtime.bundle import MANIFEST, FidelityRow, FileRecord, Manifest, hash_file, write_manifest
 from vllama.runtime.errors import DiskFullError, FileError
+from vllama.runtime.lock import locked
 
 _JOURNAL = "journal.json"
 
@@ -66,7 +67,7 @@ class Staging:
         self.parts.pop(name, None)
         self._sweep()
         try:
-            with self.writing(name):
+            with writing(name, self.folder.parent):
                 part = replace(make(), key=key)
                 self.parts[name] = part
                 self._write()
@@ -75,19 +76,6 @@ class Staging:
             self._sweep()
             raise
         return part
-
-    @contextmanager
-    def writing(self, what: str) -> Iterator[None]:
-        """Turns a full disk into our error."""
-        try:
-            yield
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            raise DiskFullError(
-                f"{what}: no space left in {self.folder.parent}; free some and run the same command, "
-                "finished parts are kept"
-            ) from error
 
     def need(self, size: int) -> None:
         """Refuse to begin what cannot fit.
@@ -115,7 +103,7 @@ class Staging:
             FileError: something is at `out` by now.
         """
         try:
-            with self.writing(MANIFEST):
+            with writing(MANIFEST, self.folder.parent):
                 write_manifest(self.folder, manifest)
         except BaseException:
             self._sweep()
@@ -153,6 +141,53 @@ class Staging:
         part = self.folder / f"{_JOURNAL}.part"
         part.write_bytes(_PARTS.dump_json(self.parts))
         os.replace(part, self.folder / _JOURNAL)
+
+
+@contextmanager
+def alone(out: Path) -> Iterator[None]:
+    """Be the only process that exports to `out`.
+
+    Raises:
+        FileError: another one does, or its folder cannot be made.
+    """
+    out = out.resolve()  # "." has no name, and a link is the folder that it leads to
+    if not out.name:
+        raise FileError(f"{out}: the root of a disk cannot be a bundle; choose another --out")
+    lock = out.with_name(f"{out.name}.lock")
+    holders: list[int] = []
+
+    def wait(process: int) -> bool:
+        holders.append(process)
+        return False
+
+    with ExitStack() as stack:
+        try:
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            held = stack.enter_context(locked(lock, wait))
+        except OSError as error:
+            raise FileError(f"{lock}: {error.strerror}; choose another --out") from error
+        if not held:
+            raise FileError(f"{out}: process {holders[0]} exports to it; wait for that, or choose another --out")
+        stack.callback(_remove, lock)
+        yield
+
+
+def _remove(lock: Path) -> None:
+    with suppress(OSError):  # where an open file cannot be removed, it stays, and is locked again next time
+        lock.unlink()
+
+
+@contextmanager
+def writing(what: str, place: Path) -> Iterator[None]:
+    """Turns a full disk into our error."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise DiskFullError(
+            f"{what}: no space left in {place}; free some and run the same command, finished parts are kept"
+        ) from error
 
 
 def part_key(*facts: object) -> str:

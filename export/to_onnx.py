@@ -64,7 +64,10 @@ def to_onnx(
     model = _traced(graph, recipe.read(read) if recipe else read)
     lower(model, precision, recipe)
     _strip(model)
-    if precision != "fp16":  # whose casts are for ONNX Runtime to place, as the device has halves or not
+    if precision in (
+        "fp32",
+        "int8",
+    ):  # the others' casts are for ONNX Runtime to place, as the device has halves or not
         model.metadata_props[READY] = "1"
     total, done = sum({id(tensor): tensor.nbytes for tensor in _weights(model)}.values()), 0
 

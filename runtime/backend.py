@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Protocol
 
 from .backend_onnx import OnnxBackend
+from .backend_tensorrt import TensorrtBackend
+from .bundle import Bundle, engine_name
+from .placement import Placement
 from .types import Float32
 
 
@@ -38,7 +41,7 @@ def open_backend(path: Path, device: str = "cpu", threads: int | None = None) ->
 
     Args:
         path: an ONNX file; its external data stands beside it.
-        device: "cpu" or "cuda".
+        device: "cpu", "cuda" or "cuda:N".
         threads: CPU threads, None for the number of physical cores.
 
     Raises:
@@ -46,3 +49,15 @@ def open_backend(path: Path, device: str = "cpu", threads: int | None = None) ->
         BackendUnavailableError: this machine cannot run it on that device.
     """
     return OnnxBackend(path, device, threads)
+
+
+def open_graph(bundle: Bundle, graph: str, placement: Placement, threads: int | None = None) -> Backend:
+    """Open a graph of a bundle where it was decided to run, its engine where that is TensorRT.
+
+    Raises:
+        As `open_backend`.
+    """
+    if placement.runner == "onnx":
+        return open_backend(bundle.path(f"{graph}.onnx"), placement.device, threads)
+    assert placement.gpu is not None
+    return TensorrtBackend(bundle.path(engine_name(graph)), bundle.manifest.engines[graph], placement.gpu)

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import re
 from collections.abc import Mapping
+from contextlib import redirect_stderr, redirect_stdout
+from functools import cache
+from importlib.metadata import distributions
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -17,18 +22,21 @@ if TYPE_CHECKING:
     import onnxruntime
 
 READY = "vllama.ready"  # marks a graph in which ONNX Runtime has nothing left to improve on a CPU
-_PROVIDERS = {"cpu": ["CPUExecutionProvider"], "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"]}
+_CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+_DEVICE = re.compile(r"cpu|cuda(?::(\d+))?")
+_CUDA_OPTIONS = {"arena_extend_strategy": "kSameAsRequested", "cudnn_conv_algo_search": "HEURISTIC"}
+_LIBRARIES = ("providers_shared", "providers_cuda")  # the second leans on the first
 
 
 class OnnxBackend:
     """An `onnxruntime.InferenceSession` behind the `Backend` protocol."""
 
     def __init__(self, path: Path, device: str = "cpu", threads: int | None = None) -> None:
-        if device not in _PROVIDERS:
-            raise SpecError(f"device {device!r} is unknown; use one of {', '.join(_PROVIDERS)}")
+        if not _DEVICE.fullmatch(device):
+            raise SpecError(f"device {device!r} is unknown; use cpu, cuda or cuda:N")
         if not path.is_file():
             raise MissingFileError(f"{path}: no such file; export the model again")
-        self._path = path
+        self._path, self._device = path, device
         self._session: onnxruntime.InferenceSession | None = _open_session(path, device, threads)
         self._inputs = {i.name: i.shape for i in self._session.get_inputs()}
         self._outputs = [o.name for o in self._session.get_outputs()]
@@ -42,7 +50,7 @@ class OnnxBackend:
         try:
             outputs = self._session.run(self._outputs, dict(inputs))
         except _failures(ort) as error:
-            raise BackendError(f"{self._path.name}: {_one_line(error)}; export the model again") from error
+            raise _failure(self._path, self._device, error) from error
         return dict(zip(self._outputs, outputs, strict=True))
 
     def close(self) -> None:
@@ -61,26 +69,60 @@ class OnnxBackend:
                 raise ShapeError(f"{self._path.name}: {name} is float32 {shape}, got {array.dtype} {array.shape}")
 
 
+@cache  # what it prints is kept away from the whole process: `place` asks first, before there are other threads
+def check_cuda() -> None:
+    """Whether this ONNX Runtime can be loaded with all that it needs of CUDA; asks no GPU.
+
+    Raises:
+        BackendUnavailableError: it cannot, and what is missing.
+    """
+    ort = _import_onnxruntime()
+    both = [name for name in ("onnxruntime", "onnxruntime-gpu") if any(distributions(name=name))]
+    again = "uninstall both, then install `vllama[cuda]`" if both[1:] else "install `vllama[cuda]`"
+    if _CUDA not in ort.get_available_providers():
+        what = "onnxruntime and onnxruntime-gpu are both installed, and one hides the other" if both[1:] else ""
+        raise BackendUnavailableError(
+            f"{what or 'this onnxruntime is built for CPUs'}: it has no {_CUDA}; {again}, or use --device cpu"
+        )
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        ort.preload_dlls()  # from the folders of pip's CUDA packages; it prints what it does not find
+    for name in _LIBRARIES:
+        start, end = ("", ".dll") if os.name == "nt" else ("lib", ".so")
+        path = Path(str(ort.__file__)).parent / "capi" / f"{start}onnxruntime_{name}{end}"
+        try:
+            ctypes.CDLL(str(path), ctypes.RTLD_GLOBAL)
+        except OSError as error:
+            raise BackendUnavailableError(
+                f"ONNX Runtime cannot use CUDA: {_one_line(error)}; {again} with its CUDA packages, or use --device cpu"
+            ) from error
+
+
 def _open_session(path: Path, device: str, threads: int | None) -> onnxruntime.InferenceSession:
     ort = _import_onnxruntime()
-    wanted = _PROVIDERS[device][0]
-    if wanted not in ort.get_available_providers():
-        raise BackendUnavailableError(f"this onnxruntime has no {wanted}; install `vllama[cuda]` or use --device cpu")
     options = _options(ort, threads)
+    providers: list[object] = [_CPU]
+    if device != "cpu":
+        check_cuda()
+        providers = [(_CUDA, {"device_id": device.partition(":")[2] or "0", **_CUDA_OPTIONS}), _CPU]
     try:
         session = None
         if device == "cpu":
+            # The default order unpacks all float16 weights of a graph before it needs the first, and the plan of a
+            # known shape is a second arena: 120 MB a Q-former at full size, and nothing is faster for it.
+            options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
+            options.enable_mem_pattern = False
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-            session = ort.InferenceSession(str(path), options, providers=_PROVIDERS[device])
+            session = ort.InferenceSession(str(path), options, providers=providers, enable_fallback=False)
         if session is None or READY not in session.get_modelmeta().custom_metadata_map:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-            session = ort.InferenceSession(str(path), options, providers=_PROVIDERS[device])
+            # Falling back, it prints to stdout and takes the CPU.
+            session = ort.InferenceSession(str(path), options, providers=providers, enable_fallback=False)
     except _failures(ort) as error:
+        if device != "cpu":
+            raise _failure(path, device, error) from error
         raise FileError(f"{path}: not a usable ONNX graph ({_one_line(error)}); export the model again") from error
-    if wanted not in session.get_providers():  # onnxruntime falls back to the CPU with no more than a printed line
-        raise BackendUnavailableError(
-            f"ONNX Runtime cannot use {wanted} here; install `vllama[cuda]` or use --device cpu"
-        )
+    if device != "cpu" and _CUDA not in session.get_providers():  # where CUDA's part does not load, it raises nothing
+        raise BackendUnavailableError(f"ONNX Runtime cannot use {device}; check `nvidia-smi`, or use --device cpu")
     return session
 
 
@@ -111,7 +153,13 @@ def _failures(ort: ModuleType) -> tuple[type[Exception], ...]:
     state = ort.capi.onnxruntime_pybind11_state
     names = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoSuchFile", "NotImplemented",
              "RuntimeException", "EPFail", "ModelLoaded", "NoModel")  # fmt: skip
-    return (*(getattr(state, name) for name in names if hasattr(state, name)), RuntimeError)
+    return (*(getattr(state, name) for name in names if hasattr(state, name)), RuntimeError, ValueError)
+
+
+def _failure(path: Path, device: str, error: Exception) -> BackendError:
+    if device == "cpu":
+        return BackendError(f"{path.name}: {_one_line(error)}; export the model again")
+    return BackendError(f"{path.name} on {device}: {_one_line(error)}; check `nvidia-smi`, or use --device cpu")
 
 
 def _one_line(error: Exception) -> str:

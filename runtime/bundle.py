@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files as package_files
 from pathlib import Path
@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from .errors import ChecksumError, FileError, MissingFileError, ModelNotFoundError
+from .llama_context import Kv, check_model
 from .spec import ModelSpec, spec_from_dict, spec_to_dict
 from .types import Float32
 
@@ -34,6 +35,23 @@ class FileRecord:
     __pydantic_config__ = ConfigDict(extra="forbid")
     bytes: int
     sha256: str
+
+
+@dataclass(frozen=True)
+class EngineRecord:
+    """A TensorRT engine beside the graph that it was built from; it can be built again, so a bundle is whole without.
+
+    onnx: `Bundle.graph_hash` of that graph. library, version: what built it, and alone can run it. targets: the compute
+    capabilities that it was built for, as "8.9".
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+    bytes: int
+    sha256: str
+    onnx: str
+    library: str
+    version: str
+    targets: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -60,7 +78,8 @@ class FidelityRow:
 class Manifest:
     """What an export made; models.toml says what the model is, `spec` is its entry at the time.
 
-    widened: tensors that got a wider type than asked for. notes: what in the published files was not followed.
+    widened: tensors that got a wider type than asked for. notes: what in the published files was not followed. engines:
+    by graph.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -76,6 +95,7 @@ class Manifest:
     fidelity: tuple[FidelityRow, ...]
     widened: tuple[str, ...] = field(default=())
     notes: tuple[str, ...] = field(default=())
+    engines: dict[str, EngineRecord] = field(default_factory=dict)
 
 
 _MANIFEST = TypeAdapter(Manifest)
@@ -95,6 +115,11 @@ class Bundle:
         return self.folder / self.manifest.llm
 
     @property
+    def kv(self) -> Kv:
+        """How the KV cache is stored where nothing is said: what was not rounded at all keeps a cache that is not."""
+        return "f32" if self.manifest.precision["llm"] == "F32" else self.spec.llm.kv or "f16"
+
+    @property
     def encoders_hash(self) -> str:
         """What features depend on: features made under another hash must not be mixed with ours."""
         return self._hash("frames.", "clips.")
@@ -109,6 +134,17 @@ class Bundle:
         text = "\n".join(f"{name} {self.manifest.files[name].sha256}" for name in names)
         spec = spec_to_dict(self.spec)
         return hashlib.sha256(f"{text}\n{json.dumps([spec['video'], spec.get('audio')])}".encode()).hexdigest()
+
+    @property
+    def graphs(self) -> tuple[str, ...]:
+        """The names of its graphs."""
+        return tuple(name.removesuffix(".onnx") for name in self.manifest.files if name.endswith(".onnx"))
+
+    def graph_hash(self, graph: str) -> str:
+        """A sha256 of a graph and its weights: what an engine is built from."""
+        names = (f"{graph}.onnx", f"{graph}.onnx.data")
+        hashes = [self.manifest.files[name].sha256 for name in names if name in self.manifest.files]
+        return hashlib.sha256(" ".join(hashes).encode()).hexdigest()
 
     def path(self, name: str) -> Path:
         """Where a file of the bundle is."""
@@ -182,9 +218,18 @@ def open_bundle(folder: Path, progress: Callable[[int, int], None] | None = None
         FileError: the manifest is not one, or of another version.
         MissingFileError: a file that it lists is not there.
         ChecksumError: a file is not the one that it lists.
+        BackendUnavailableError: llama-cpp-python, which looks through the language model then, cannot be loaded.
     """
+    bundle = read_bundle(folder)
+    manifest = bundle.manifest
+    again = f"export it again: `vllama export {manifest.model} --weights DIR`"
+    _verify_files(folder, manifest.model, manifest.files, again, progress)
+    return bundle
+
+
+def read_bundle(folder: Path) -> Bundle:
+    """What a bundle says of itself, unverified against its files."""
     manifest = read_manifest(folder)
-    _verify(folder, manifest, progress)
     return Bundle(folder, manifest, spec_from_dict(manifest.spec, f"{folder / MANIFEST}: spec"))
 
 
@@ -207,8 +252,11 @@ def read_manifest(folder: Path) -> Manifest:
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write it, complete or not at all."""
     part = folder / f"{MANIFEST}.part"
-    part.write_bytes(_MANIFEST.dump_json(manifest, indent=2) + b"\n")
-    os.replace(part, folder / MANIFEST)
+    try:
+        part.write_bytes(_MANIFEST.dump_json(manifest, indent=2) + b"\n")
+        os.replace(part, folder / MANIFEST)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def hash_file(path: Path, step: Callable[[int], None] | None = None) -> FileRecord:
@@ -227,34 +275,56 @@ def hash_file(path: Path, step: Callable[[int], None] | None = None) -> FileReco
     return FileRecord(size, digest.hexdigest())
 
 
-def _verify(folder: Path, manifest: Manifest, progress: Callable[[int, int], None] | None) -> None:
-    again = f"export it again: `vllama export {manifest.model} --weights DIR`"
+def verify_engines(bundle: Bundle, again: str) -> None:
+    """The same for its engines; again: what to do where one is not whole.
+
+    Raises:
+        MissingFileError, ChecksumError: an engine is not the one that the manifest lists.
+    """
+    engines = {engine_name(graph): record for graph, record in bundle.manifest.engines.items()}
+    _verify_files(bundle.folder, bundle.manifest.model, engines, again)
+
+
+def engine_name(graph: str) -> str:
+    """The file of a graph's engine."""
+    return f"{graph}.engine"
+
+
+def _verify_files(
+    folder: Path,
+    model: str,
+    records: Mapping[str, FileRecord | EngineRecord],
+    again: str,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
     stamps: dict[str, str] = {}
-    for name, record in manifest.files.items():
+    for name, record in records.items():
         path = folder / name
         if not path.is_file():
-            raise MissingFileError(f"{name} of {manifest.model}: not in {folder}; {again}")
+            raise MissingFileError(f"{name} of {model}: not in {folder}; {again}")
         stat = path.stat()
         if stat.st_size != record.bytes:
             raise ChecksumError(
-                f"{name} of {manifest.model}: has {stat.st_size} bytes, the manifest says {record.bytes}; {again}"
+                f"{name} of {model}: has {stat.st_size} bytes, the manifest says {record.bytes}; {again}"
             )
         stamps[name] = f"{stat.st_mtime_ns} {record.sha256}"
     known = _read_stamps(folder)
     new = [name for name in stamps if known.get(name) != stamps[name]]
-    total, done = sum(manifest.files[name].bytes for name in new), 0
+    total, done = sum(records[name].bytes for name in new), 0
     for name in new:
         found = hash_file(folder / name)
         done += found.bytes
         if progress:
             progress(done, total)
-        if found.sha256 != manifest.files[name].sha256:
+        if found.sha256 != records[name].sha256:
             raise ChecksumError(
-                f"{name} of {manifest.model}: sha256 is {found.sha256[:8]}.., "
-                f"the manifest says {manifest.files[name].sha256[:8]}..; {again}"
+                f"{name} of {model}: sha256 is {found.sha256[:8]}.., "
+                f"the manifest says {records[name].sha256[:8]}..; {again}"
             )
+        if name.endswith(".gguf"):
+            check_model(folder / name)
     if new:
-        _write_stamps(folder, stamps)
+        _write_stamps(folder, known | stamps)
 
 
 def _stamps_path(folder: Path) -> Path:

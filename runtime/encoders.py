@@ -8,20 +8,22 @@ from types import TracebackType
 
 import numpy as np
 
-from .backend import Backend, open_backend
+from .backend import Backend, open_graph
 from .bundle import Bundle
 from .fbank import clip_fbanks
 from .memory import extended_positions
 from .pixels import pixel_values
+from .placement import Placement
 from .types import Embeds, Float32, Frame, Modality, Samples
 
 
 class Encoders:
     """Opens each graph when it is first needed, so that a saved timeline never opens the vision encoder."""
 
-    def __init__(self, bundle: Bundle, device: str = "cpu", threads: int | None = None) -> None:
+    def __init__(self, bundle: Bundle, placement: Placement | None = None, threads: int | None = None) -> None:
+        """placement: None for the CPU."""
         self._bundle = bundle
-        self._device = device
+        self._placement = placement or Placement()
         self._threads = threads
         self._open: dict[str, Backend] = {}
         self._lock = threading.Lock()
@@ -59,6 +61,15 @@ class Encoders:
         outputs = self._run("audio", clip_features=features[None], positions=positions)
         return Embeds(outputs["embeds"][0], "audio")
 
+    def release(self) -> None:
+        """Give back the memory of the graphs that read pictures and sound, on a CPU; they are opened again when needed.
+
+        There that takes a moment, and they are the larger half of what encoding needs.
+        """
+        if self._placement.device == "cpu":
+            with self._lock:  # dropped, not closed: another thread may be at work with one
+                self._open = {name: graph for name, graph in self._open.items() if name in ("video", "audio")}
+
     def close(self) -> None:
         """Close every graph that was opened."""
         with self._lock:
@@ -77,6 +88,6 @@ class Encoders:
     def _run(self, graph: str, **inputs: Float32) -> dict[str, Float32]:
         with self._lock:
             if graph not in self._open:
-                self._open[graph] = open_backend(self._bundle.path(f"{graph}.onnx"), self._device, self._threads)
+                self._open[graph] = open_graph(self._bundle, graph, self._placement, self._threads)
             backend = self._open[graph]
         return backend.run({name: np.ascontiguousarray(array, np.float32) for name, array in inputs.items()})

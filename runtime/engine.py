@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
+from typing import Literal
 
 from .backbone import Backbone
 from .bundle import Bundle, cache_dir, find_bundle, open_bundle
@@ -18,6 +18,11 @@ from .indexing import Need
 from .library import index_clip
 from .live import Live
 from .live_chat import LiveChat
+from .llama_context import ALL_LAYERS, Kv, gpu_memory
+from .llm_file import read_llm_facts
+from .machine import physical_cores
+from .placement import place
+from .plan import encoders_gpu_bytes, graph_needs, layers_that_fit, usable_bytes
 from .prefixes import PrefixStore
 from .senses import FRAME_RATE, PictureSource, SoundSource
 from .spec import ModelSpec
@@ -27,50 +32,70 @@ from .watching import YesNo
 
 MEMORY_BYTES = 256_000_000  # of a live source's features, where nothing else is asked for
 _MOST_FPS = 60.0
+GpuLayers = int | Literal["auto", "all"]
 
 
 class Engine:
-    """An open model. Use it in a `with` block, or `close` it."""
+    """An open model. Use it in a `with` block, or `close` it.
+
+    Attributes:
+        bundle: what it was opened from.
+        placement: where its encoders run.
+        kv: how the language model's KV cache is stored.
+    """
 
     def __init__(
         self,
         bundle: Bundle,
         *,
-        device: str = "cpu",
+        device: str = "auto",
+        runner: str = "auto",
         threads: int | None = None,
         n_ctx: int | None = None,
+        gpu_layers: GpuLayers = "auto",
+        kv: Kv | None = None,
         answers: bool = True,
     ) -> None:
         self.bundle = bundle
-        self._device = device
-        self._threads = threads = threads or os.cpu_count() or 1
-        # A bundle without any rounding is the reference, and its cache and features are not rounded either.
-        exact = bundle.manifest.precision["llm"] == "F32"
+        self.placement = place(bundle, device, runner)
+        self._threads = threads = threads or physical_cores()
+        self.kv: Kv = kv or bundle.kv
         self._dtype = "float32" if bundle.manifest.precision["frames"] == "fp32" else "float16"
-        self._encoders = Encoders(bundle, device, threads)
+        self._encoders = Encoders(bundle, self.placement, threads)
         self._backbone: Backbone | None = None
         if answers:
-            self._backbone = Backbone(bundle.llm, n_ctx or bundle.spec.llm.n_ctx, threads=threads, reference=exact)
+            n_ctx = n_ctx or bundle.spec.llm.n_ctx
+            layers = _layers(gpu_layers, bundle, n_ctx, self.kv, self.placement.device)
+            self._backbone = Backbone(bundle.llm, n_ctx, threads=threads, gpu_layers=layers, kv=self.kv)
 
     @classmethod
     def open(
         cls,
         model: str | Path | None = None,
         *,
-        device: str = "cpu",
+        device: str = "auto",
+        runner: str = "auto",
         threads: int | None = None,
         n_ctx: int | None = None,
+        gpu_layers: GpuLayers = "auto",
+        kv: Kv | None = None,
         answers: bool = True,
+        note: Callable[[str], None] = lambda text: None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Engine:
         """Open a bundle, verified.
 
         Args:
             model: its name or its folder; None: the only one there is.
-            device: "cpu" or "cuda", for the encoders.
-            threads: CPU threads; None: all cores.
+            device: for the encoders, "cpu", "cuda" or "cuda:N"; "auto": a GPU where they can run on it.
+            runner: "onnx" or "tensorrt"; "auto": on a GPU the bundle's engines where they can run, else ONNX Runtime.
+            threads: CPU threads; None: one per physical core.
             n_ctx: positions of the context; None: the model's.
+            gpu_layers: how much of the language model is on the GPU, the output as one layer; "auto": as much as fits
+                the memory that is free beside the encoders, nothing where llama.cpp has no GPU.
+            kv: how its KV cache is stored; None: as `Bundle.kv`.
             answers: False does not open the LLM: such an engine indexes, and has no conversations.
+            note: told in one line where the encoders run and why, where there is a GPU or one was asked for.
             progress: (bytes hashed, bytes to hash), when files are verified for the first time.
 
         Raises:
@@ -78,7 +103,13 @@ class Engine:
             BackendError: a part cannot run here.
         """
         bundle = open_bundle(find_bundle(model), progress)
-        return cls(bundle, device=device, threads=threads, n_ctx=n_ctx, answers=answers)
+        engine = cls(
+            bundle, device=device, runner=runner, threads=threads, n_ctx=n_ctx, gpu_layers=gpu_layers, kv=kv,
+            answers=answers,
+        )  # fmt: skip
+        if engine.placement.says:
+            note(engine.placement.says)
+        return engine
 
     @property
     def spec(self) -> ModelSpec:
@@ -179,7 +210,7 @@ class Engine:
             self.bundle.encoders_hash, "", "audio" if camera is None else "video", 0, 0.0, FRAME_RATE,
             sound=microphone is not None, live=True, budget=budget or Budget(bytes=MEMORY_BYTES),
         )  # fmt: skip
-        encoders = Encoders(self.bundle, self._device, max(1, self._threads // 2))
+        encoders = Encoders(self.bundle, self.placement, max(1, self._threads // 2))
         backbone = self._backbone
         return Live(
             timeline, encoders, self.spec, clock, camera=camera, microphone=microphone, fps=fps, dtype=self._dtype,
@@ -199,6 +230,7 @@ class Engine:
             SpecError: the engine was opened to index only.
         """
         backbone = self._answering(timeline)
+        self._encoders.release()  # what is encoded now is what the conversation is about
         llm = self.bundle.manifest.files[self.bundle.manifest.llm].sha256
         prefixes = PrefixStore(cache_dir() / "prefixes", f"{llm} {backbone.settings}")
         kind = LiveChat if timeline.live else Chat
@@ -245,3 +277,18 @@ class Engine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _layers(asked: GpuLayers, bundle: Bundle, n_ctx: int, kv: Kv, device: str) -> int:
+    """As `LlmSettings` counts them."""
+    if asked == "all":
+        return ALL_LAYERS
+    if asked != "auto":
+        if asked < 0:
+            raise SpecError(f"gpu_layers is {asked}; use 'auto', 'all', or a number from 0 on")
+        return asked
+    gpus = gpu_memory()
+    if not gpus:
+        return 0
+    encoders = 0 if device == "cpu" else encoders_gpu_bytes(graph_needs(bundle))
+    return layers_that_fit(read_llm_facts(bundle.llm), n_ctx, kv, usable_bytes(gpus, started=True) - encoders)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -132,3 +133,21 @@ def test_answers_without_torch_installed(vllama: Callable, tiny_bundle: Path, cl
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr.startswith("saw 8 frames")
+
+
+@pytest.mark.parametrize(
+    ("options", "env", "code", "words"),
+    [
+        (("--device", "gpu"), {}, 2, "device 'gpu' is unknown; use auto, cpu, cuda or cuda:N"),
+        (("--engine", "openvino"), {}, 2, "engine 'openvino' is unknown; use one of auto, onnx, tensorrt"),
+        (("--device", "cpu"), {"VLLAMA_ENGINE": "tensorrt"}, 2, "TensorRT runs on GPUs alone"),
+        ((), {"VLLAMA_DEVICE": "cuda:7"}, 5, "cuda:7|there is no NVIDIA driver here"),
+    ],
+)
+def test_place_where_nothing_can_run_is_one_line(
+    options: tuple[str, ...], env: dict[str, str], code: int, words: str, vllama: Callable, clip: Path
+) -> None:
+    done = vllama("ask", clip, "What?", "-m", "miniature", *options, env=env)
+    assert done.returncode == code, done.stderr
+    assert re.search(words, done.stderr)
+    assert done.stderr.count("\n") == 1

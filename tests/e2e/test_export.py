@@ -107,3 +107,51 @@ def test_export_of_a_model_without_sound_answers_from_the_picture(
     assert "heard nothing: tiny-vicuna has no audio branch" in asked.stderr
     refused = vllama("ask", sound_file, "What?", "-n", 2, "--model", tmp_path / "out")
     assert (refused.returncode, "no audio branch" in refused.stderr) == (4, True)
+
+
+def test_engines_are_built_with_an_export_and_into_a_bundle_that_is_there(
+    vllama: Callable, tiny_models: Path, tiny_weights: Path, tmp_path: Path, clip: Path
+) -> None:
+    pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT for RTX is not made for this system")
+    out = tmp_path / "out"
+    options = ("--weights", tiny_weights, "--models", tiny_models, "--out", out, "--engine", "tensorrt")
+    done = vllama("export", "tiny-vicuna", *options, "--quant", "Q8_0", "--target", "12.0")
+    assert done.returncode == 0, done.stderr
+    parts = [line.split(":")[0] for line in done.stderr.splitlines()]
+    assert parts[-4:] == ["frames.engine", "video.engine", "clips.engine", "audio.engine"]
+    manifest = read_manifest(out)
+    assert manifest.precision["frames"] == "fp16"
+    assert {record.targets for record in manifest.engines.values()} == {("12.0",)}
+    asked = vllama("ask", clip, "What?", "-n", 2, "--model", out)
+    assert asked.returncode == 0, "without a GPU the same bundle answers on the CPU"
+    (out / "audio.engine").unlink()
+    again = vllama("export", "tiny-vicuna", *options, "--target", "12.0")
+    assert again.returncode == 0, again.stderr
+    assert [line.split(":")[0] for line in again.stderr.splitlines()] == ["audio.engine"]
+    assert read_manifest(out).files == manifest.files
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (("--engine", "tensorrt", "--target", "9.0"), 2, "tensorrt_rtx builds for 7.5, 8.0"),
+        (("--engine", "tensorrt", "--library", "tensorrt"), 5, "tensorrt is not installed; install NVIDIA's TensorRT"),
+        (("--engine", "tensorrt", "--precision", "int8"), 2, "int8 is for CPUs, and TensorRT takes none of it"),
+        (("--target", "8.9"), 2, "--target is for --engine tensorrt"),
+    ],
+)
+def test_engines_that_cannot_be_are_refused_before_any_work(
+    options: tuple[str, ...],
+    code: int,
+    words: str,
+    vllama: Callable,
+    tiny_models: Path,
+    tiny_weights: Path,
+    tmp_path: Path,
+) -> None:
+    pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT for RTX is not made for this system")
+    where = ("--weights", tiny_weights, "--models", tiny_models, "--out", tmp_path / "out")
+    done = vllama("export", "tiny-vicuna", *where, *options)
+    assert (done.returncode, words in done.stderr) == (code, True), done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())

@@ -165,3 +165,38 @@ def test_unknown_type_lists_the_known(
     arguments[arguments.index(option) + 1] = value
     done = vllama(*arguments)
     assert (done.returncode, repr(value) in done.stderr, "use one of" in done.stderr) == (2, True, True)
+
+
+def test_engine_that_does_not_fit_the_disk_leaves_the_bundle_whole(
+    export_tiny: Callable[..., Path], vicuna_spec: ModelSpec, tiny_weights: Path, small_disk: Path
+) -> None:
+    pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT for RTX is not made for this system")
+    from vllama.export.to_tensorrt import EngineOptions
+
+    out = Path(shutil.copytree(export_tiny(precision="fp16", quant="F16"), small_disk / "out"))
+    (small_disk / "other").write_bytes(bytes(shutil.disk_usage(small_disk).free - 100_000))
+    before = {path.name: hash_file(path) for path in out.iterdir()}
+    with pytest.raises(DiskFullError, match=r"frames\.engine: no space left in .*run the same command"):
+        export_model(vicuna_spec, tiny_weights, out, engines=EngineOptions(targets=("12.0",)))
+    assert {path.name: hash_file(path) for path in out.iterdir()} == before
+
+
+def test_ctrl_c_while_engines_are_built_is_quiet_and_keeps_the_finished(
+    export_tiny: Callable[..., Path], tiny_models: Path, tiny_weights: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT for RTX is not made for this system")
+    out = Path(shutil.copytree(export_tiny(precision="fp16", quant="F16"), tmp_path / "out"))
+    before = {path.name for path in out.iterdir()}
+    arguments = ["export", "tiny-vicuna", "--weights", tiny_weights, "--models", tiny_models, "--out", out]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "vllama.cli", *map(str, arguments), "--engine", "tensorrt"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    while process.poll() is None and not read_manifest(out).engines:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    printed, said = process.communicate(timeout=60)
+    assert (process.returncode, printed) == (130, ""), said
+    assert [line.split(":")[0] for line in said.splitlines()] == ["frames.engine"], said
+    assert set(read_manifest(out).engines) == {"frames"}
+    assert {path.name for path in out.iterdir()} == {*before, "frames.engine"}

@@ -229,3 +229,18 @@ def test_bias_of_a_product_with_one_stays_wide_in_small_graphs(tmp_path: Path) -
     assert {array.shape: array.dtype for array in weights.values()} == {(6, 70): np.float16, (6,): np.float32}
     half = WEIGHT.astype(np.float16).astype(np.float32)
     np.testing.assert_allclose(ran(model, tmp_path, X[0])["y"], X[0] @ half.T + BIAS, rtol=0, atol=1e-5)
+
+
+def test_weights_of_8_bits_use_all_of_them_and_widen_to_halves(tmp_path: Path) -> None:
+    model = lowered("w8a16")
+    assert operations(model).count("DequantizeLinear") == 2, "one for each product; they share the stored matrix"
+    weights = written(model, tmp_path)
+    (rounded,) = [array for array in weights.values() if array.dtype == np.int8]
+    (scale,) = [array for array in weights.values() if array.dtype == np.float16]
+    assert (np.abs(rounded).max(0) >= 126).all()
+    np.testing.assert_allclose(rounded * scale.astype(np.float32), WEIGHT.T, atol=0.52 * float(scale.max()))
+    assert not [name for name in weights if "zero" in name], "TensorRT takes no zero point but zero"
+    found, exact = ran(model, tmp_path), ran(linear(), tmp_path)
+    for name, array in exact.items():
+        error = np.linalg.norm(found[name] - array) / np.linalg.norm(array)
+        assert 1e-4 < error < 0.01, (name, error)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from vllama.export.staging import StagedPart, Staging, part_key, record_files
+from vllama.export.staging import StagedPart, Staging, alone, part_key, record_files, writing
 from vllama.runtime.bundle import SCHEMA, FidelityRow, Manifest, hash_file
 from vllama.runtime.errors import DiskFullError, FileError
 
@@ -127,8 +127,7 @@ def test_full_disk_is_our_error_and_says_what_to_do(out: Path) -> None:
 
 
 def test_other_errors_of_the_disk_stay_what_they_are(out: Path) -> None:
-    staging = Staging(out)
-    with pytest.raises(PermissionError), staging.writing("frames"):
+    with pytest.raises(PermissionError), writing("frames", out.parent):
         raise PermissionError(errno.EACCES, "no")
 
 
@@ -183,10 +182,37 @@ def test_existing_place_is_refused_at_the_start_and_at_the_end(out: Path) -> Non
     assert names(out) == {"mine"}
 
 
+def test_one_exports_to_a_place_at_a_time(out: Path) -> None:
+    with alone(out):
+        with (
+            pytest.raises(FileError, match=rf"out: process {os.getpid()} exports to it; wait for that"),
+            alone(out),
+        ):
+            raise AssertionError("two at once")
+        with alone(out.with_name("other")):
+            assert names(out.parent) == {"out.lock", "other.lock"}
+    with alone(out):
+        pass
+    assert names(out.parent) == set()
+
+
+def test_folder_one_is_in_is_a_place_like_any_other(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out.mkdir(parents=True)
+    monkeypatch.chdir(out)
+    with alone(Path(".")):
+        assert names(out.parent) == {"out", "out.lock"}
+        with pytest.raises(FileError, match=r"^\.: already there; remove it or choose another --out"):
+            Staging(Path("."))
+    with pytest.raises(FileError, match="the root of a disk cannot be a bundle"), alone(Path(out.anchor)):
+        raise AssertionError("made")
+
+
 def test_place_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(FileError, match=r"Not a directory; choose another --out"):
         Staging(tmp_path / "file" / "out")
+    with pytest.raises(FileError, match="choose another --out"), alone(tmp_path / "file" / "deep" / "out"):
+        raise AssertionError("made")
 
 
 def test_key_depends_on_every_fact_and_not_on_the_order_of_a_table() -> None:

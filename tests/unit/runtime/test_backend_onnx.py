@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from vllama.runtime import backend_onnx
 from vllama.runtime.backend import open_backend
+from vllama.runtime.backend_onnx import OnnxBackend, check_cuda
 from vllama.runtime.errors import (
     BackendError,
     BackendUnavailableError,
@@ -16,6 +21,13 @@ from vllama.runtime.errors import (
     ShapeError,
     SpecError,
 )
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> Iterator[None]:
+    check_cuda.cache_clear()
+    yield
+    check_cuda.cache_clear()
 
 
 @pytest.fixture
@@ -86,3 +98,91 @@ def test_device_that_is_not_there_is_named(graph: Path) -> None:
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         with pytest.raises(BackendUnavailableError, match="CUDAExecutionProvider"):
             open_backend(graph, "cuda")
+
+
+def test_library_that_cuda_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a build that claims to have CUDA; this one's own part of it is not there."""
+    import onnxruntime
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: print("Failed to load cublas64_13.dll"))
+    with pytest.raises(BackendUnavailableError, match=r"cannot use CUDA: .*onnxruntime_providers_cuda.*--device cpu"):
+        check_cuda()
+
+
+def test_nothing_is_printed_while_cuda_is_looked_for(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    import onnxruntime
+
+    def preload() -> None:
+        print("Failed to load cublas64_13.dll")
+        print("Please follow https://onnxruntime.ai/docs/install", file=sys.stderr)
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(onnxruntime, "preload_dlls", preload)
+    with pytest.raises(BackendUnavailableError):
+        check_cuda()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_cuda_is_looked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A graph that is opened later, beside other threads, must not take their stdout away."""
+    import onnxruntime
+
+    calls: list[int] = []
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: calls.append(1))
+    monkeypatch.setattr(backend_onnx, "_LIBRARIES", ("providers_shared",))  # the part that builds for CPUs have, too
+    check_cuda()
+    check_cuda()
+    assert calls == [1]
+
+
+def test_gpu_that_fails_is_told_and_never_replaced_by_the_cpu(
+    graph: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    import onnxruntime
+
+    create = onnxruntime.InferenceSession._create_inference_session
+
+    def without_gpu(self: Any, providers: list[Any], *rest: Any) -> None:
+        if providers[0] != "CPUExecutionProvider":
+            raise RuntimeError("CUDA failure 35: the driver is too old\n for this runtime")
+        create(self, providers, *rest)
+
+    monkeypatch.setattr(onnxruntime.InferenceSession, "_create_inference_session", without_gpu)
+    monkeypatch.setattr(backend_onnx, "check_cuda", lambda: None)
+    words = r"^product\.onnx on cuda:1: CUDA failure 35: .* for this runtime; check `nvidia-smi`, or use --device cpu$"
+    with pytest.raises(BackendError, match=words):
+        open_backend(graph, "cuda:1")
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(("device", "advice"), [("cpu", "export the model again"), ("cuda:0", "check `nvidia-smi`")])
+def test_run_that_fails_says_what_to_do_where_it_ran(device: str, advice: str, tmp_path: Path) -> None:
+    node = helper.make_node("Reshape", ["x", "shape"], ["y"])
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ("n",))]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, (2, 3))]
+    shape = [helper.make_tensor("shape", TensorProto.INT64, (2,), [2, 3])]
+    made = helper.make_graph([node], "six", inputs, outputs, shape)
+    onnx.save(
+        helper.make_model(made, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), tmp_path / "six.onnx"
+    )
+    backend = OnnxBackend(tmp_path / "six.onnx")
+    backend._device = device  # there is no GPU to fail on
+    with pytest.raises(BackendError, match=rf"^six\.onnx.*; {advice}") as error:
+        backend.run({"x": np.zeros(5, np.float32)})
+    assert "\n" not in str(error.value)
+
+
+def test_two_builds_of_onnxruntime_in_one_environment_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("onnxruntime", "onnxruntime-gpu"):
+        folder = tmp_path / f"{name.replace('-', '_')}-1.31.1.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.31.1\n", "utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(BackendUnavailableError, match=r"are both installed, .*uninstall both, then install"):
+        check_cuda()

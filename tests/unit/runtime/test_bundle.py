@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,10 @@ from vllama.runtime.bundle import (
     hash_file,
     open_bundle,
     read_manifest,
+    shipped_bundle,
     write_manifest,
 )
-from vllama.runtime.errors import ChecksumError, MissingFileError, ModelNotFoundError
+from vllama.runtime.errors import ChecksumError, FileError, MissingFileError, ModelNotFoundError
 from vllama.runtime.spec import ModelSpec, spec_to_dict
 
 
@@ -75,6 +77,15 @@ def test_encoders_hash_depends_on_graphs_and_preprocessing(folder: Path) -> None
     assert len({before, changed_spec, open_bundle(folder).encoders_hash}) == 3
 
 
+def test_manifest_that_cannot_be_written_leaves_no_half_of_it(folder: Path) -> None:
+    manifest = read_manifest(folder)
+    (folder / "manifest.json").unlink()
+    (folder / "manifest.json").mkdir()  # which no file can replace
+    with pytest.raises(OSError, match=r"manifest\.json"):
+        write_manifest(folder, manifest)
+    assert not list(folder.glob("*.part"))
+
+
 def test_bundle_is_found_by_folder_and_by_name(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLAMA_MODELS", str(tmp_path))
     assert find_bundle(folder) == folder
@@ -91,3 +102,37 @@ def test_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     assert hash_file(tmp_path / "one") == FileRecord(
         3, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     )
+
+
+def test_a_language_model_is_looked_through_when_it_is_verified_and_never_again(folder: Path) -> None:
+    whole = next(shipped_bundle().glob("*.gguf"))
+    gguf = folder / "llm.gguf"
+    gguf.write_bytes(whole.read_bytes())
+    _list(folder, gguf)
+    open_bundle(folder)
+    stat = gguf.stat()
+    _spoil(gguf, b"\xff\xff")
+    os.utime(gguf, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # nothing shows that it was changed
+    open_bundle(folder)
+
+
+def test_weights_that_are_not_finite_are_refused_and_again_at_the_next_try(folder: Path) -> None:
+    gguf = folder / "llm.gguf"
+    gguf.write_bytes(next(shipped_bundle().glob("*.gguf")).read_bytes())
+    _spoil(gguf, b"\xff\xff")
+    _list(folder, gguf)
+    for _ in range(2):
+        with pytest.raises(FileError, match=r"llm\.gguf: llama\.cpp finds it damaged: .*; export the model again"):
+            open_bundle(folder)
+
+
+def _list(folder: Path, gguf: Path) -> None:
+    manifest = read_manifest(folder)
+    write_manifest(folder, replace(manifest, files={**manifest.files, gguf.name: hash_file(gguf)}))
+
+
+def _spoil(gguf: Path, scale: bytes) -> None:
+    """Make the scale of the last block of a Q8_0 matrix no number."""
+    data = bytearray(gguf.read_bytes())
+    data[-34:-32] = scale
+    gguf.write_bytes(data)

@@ -1,0 +1,255 @@
+"""What of the TensorRT backend can be seen without a GPU: how batches are cut, and how it fails."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from vllama.export.to_tensorrt import EngineOptions, add_engines, open_builder
+from vllama.runtime import backend_tensorrt
+from vllama.runtime.backend_tensorrt import TensorrtBackend, import_cudart, invalid, pieces
+from vllama.runtime.bundle import Bundle, open_bundle
+from vllama.runtime.errors import BackendError, BackendUnavailableError, FileError, ShapeError
+from vllama.runtime.gpus import Gpu, find_gpus
+from vllama.runtime.tensorrt import Library, load_library, make_log
+
+pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT for RTX is not made for this system")
+CARD = Gpu(0, "Card", "8.9", 8 << 30)
+SIZES = [(1, 1), (1, 4), (8, 32)]
+
+
+@pytest.fixture(scope="module")
+def bundle(export_tiny: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A bundle of one small graph with its engine."""
+    folder = Path(shutil.copytree(export_tiny(), tmp_path_factory.mktemp("trt") / "bundle"))
+    whole = open_bundle(folder)
+    files = {name: record for name, record in whole.manifest.files.items() if name.startswith("audio.")}
+    sound = replace(whole, manifest=replace(whole.manifest, files=files))
+    builder = open_builder(EngineOptions(targets=("8.9",)))
+    return add_engines(sound, builder, lambda part, done, total: None, lambda cost: None)
+
+
+@pytest.mark.parametrize(
+    ("count", "cut"),
+    [
+        (1, [1]), (2, [2]), (4, [4]), (5, [4, 1]), (7, [4, 3]), (8, [8]), (31, [31]), (32, [32]),
+        (33, [32, 1]), (40, [32, 8]), (100, [32, 32, 32, 4]),
+    ],
+)  # fmt: skip
+def test_batch_is_cut_into_pieces_that_profiles_take(count: int, cut: list[int]) -> None:
+    assert pieces(count, SIZES) == cut
+    assert all(any(least <= size <= most for least, most in SIZES) for size in cut)
+
+
+def test_batch_that_no_profile_takes_is_refused() -> None:
+    with pytest.raises(ShapeError, match="no profile of the engine takes a batch of 3"):
+        pieces(3, [(8, 32)])
+
+
+def test_engine_on_a_machine_without_gpu_fails_in_one_line(bundle: Bundle) -> None:
+    if _has_gpu():
+        pytest.skip("there is a GPU; tests/gpu runs the engine on it")
+    with pytest.raises(BackendUnavailableError, match=r"audio\.engine on Card: .*driver.*check `nvidia-smi`") as error:
+        TensorrtBackend(bundle.path("audio.engine"), bundle.manifest.engines["audio"], CARD)
+    assert "\n" not in str(error.value)
+
+
+def test_tensorrt_tells_what_is_no_engine_from_what_the_machine_lacks(bundle: Bundle, tmp_path: Path) -> None:
+    library = load_library("tensorrt_rtx")
+    runtime = library.module.Runtime(make_log(library))
+    _, junk = runtime.get_engine_validity(bundle.path("audio.onnx").read_bytes())
+    error = invalid(library, tmp_path / "audio.engine", junk, [])
+    assert isinstance(error, FileError)
+    assert "not an engine for tensorrt_rtx" in str(error)
+    assert "(malformed engine); build it again" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("names", "kind", "words"),
+    [
+        (["VERSION_MISMATCH"], FileError, "and this GPU (version mismatch); build it again"),
+        (["UNSUPPORTED_CC"], FileError, "(unsupported cc); build it again"),
+        (["OLD_CUDA_DRIVER"], BackendUnavailableError, "cannot use the GPU (old cuda driver); update its driver"),
+        (["INSUFFICIENT_GPU_MEMORY"], BackendUnavailableError, "(insufficient gpu memory)"),
+        ([], BackendUnavailableError, "(what it logged)"),
+    ],
+)
+def test_every_diagnosis_has_its_line(names: list[str], kind: type[BackendError], words: str) -> None:
+    library = load_library("tensorrt_rtx")
+    bits = sum(int(library.module.EngineInvalidityDiagnostics.__members__[name]) for name in names)
+    error = invalid(library, Path("frames.engine"), bits, ["what it logged"])
+    assert isinstance(error, kind)
+    assert words in str(error)
+
+
+def test_library_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("tensorrt_rtx", "tensorrt_rtx_bindings"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(BackendUnavailableError, match=r"tensorrt_rtx is not installed; install `vllama\[rtx\]`"):
+        load_library("tensorrt_rtx")
+    with pytest.raises(BackendUnavailableError, match=r"tensorrt_rtx or tensorrt is not installed"):
+        load_library()
+
+
+def test_library_whose_own_libraries_are_missing_says_which(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "tensorrt.py").write_text(
+        "raise ImportError('libnvonnxparser.so.11: cannot open shared object file')", "utf-8"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(BackendUnavailableError, match=r"tensorrt cannot be loaded \(libnvonnxparser\.so\.11: cannot"):
+        load_library("tensorrt")
+
+
+def test_missing_cuda_bindings_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cuda.bindings", None)
+    with pytest.raises(BackendUnavailableError, match=r"cuda-bindings is not installed .*; install `vllama\[rtx\]`"):
+        import_cudart()
+
+
+class FakeCuda:
+    """The calls of CUDA's runtime that are made, on a GPU of 64 bytes beside a host of so many."""
+
+    cudaError_t = SimpleNamespace(cudaErrorInsufficientDriver=35)
+
+    def __init__(self, host_bytes: int = 64) -> None:
+        self.free = {"gpu": 64, "host": host_bytes}
+        self.held: dict[int, tuple[str, Any]] = {}
+        self.streams = 0
+
+    def cudaSetDevice(self, index: int) -> tuple[int]:
+        return (0,)
+
+    def cudaStreamCreateWithFlags(self, flags: int) -> tuple[int, str]:
+        self.streams += 1
+        return 0, "stream"
+
+    def cudaStreamDestroy(self, stream: str) -> tuple[int]:
+        self.streams -= 1
+        return (0,)
+
+    def cudaMalloc(self, size: int) -> tuple[int, int]:
+        return self._take("gpu", size)
+
+    def cudaMallocHost(self, size: int) -> tuple[int, int]:
+        return self._take("host", size)
+
+    def cudaFree(self, address: int) -> tuple[int]:
+        return self._give("gpu", address)
+
+    cudaFreeHost = cudaFree
+
+    def cudaGetErrorString(self, code: int) -> tuple[int, bytes]:
+        return 0, b"out of memory"
+
+    def _take(self, place: str, size: int) -> tuple[int, int]:
+        if size > self.free[place]:
+            return 2, 0
+        self.free[place] -= size
+        block = ctypes.create_string_buffer(size)
+        self.held[ctypes.addressof(block)] = (place, block)
+        return 0, ctypes.addressof(block)
+
+    def _give(self, place: str, address: int) -> tuple[int]:
+        place, block = self.held.pop(address)  # a KeyError where it is given twice
+        self.free[place] += len(block)
+        return (0,)
+
+
+def backend_of(cuda: FakeCuda, **attributes: Any) -> Any:
+    """One on a made-up GPU, of which only what is asked for is there."""
+    backend: Any = object.__new__(TensorrtBackend)
+    known = {
+        "_cuda": cuda,
+        "_buffers": {},
+        "_path": Path("frames.engine"),
+        "_gpu": CARD,
+        "_log": SimpleNamespace(errors=[]),
+    }
+    for name, value in {**known, **attributes}.items():
+        setattr(backend, name, value)
+    return backend
+
+
+def test_buffer_that_cannot_grow_is_gone_and_not_used_again() -> None:
+    cuda = FakeCuda()
+    backend = backend_of(cuda)
+    first = backend._buffer("pixel_values", 4)
+    assert backend._buffer("pixel_values", 3) is first
+    with pytest.raises(BackendError, match=r"frames\.engine on Card: cudaMalloc: out of memory; check `nvidia-smi`"):
+        backend._buffer("pixel_values", 400)
+    assert (backend._buffers, cuda.held) == ({}, {})
+    assert backend._buffer("pixel_values", 16).host.size == 16
+
+
+def test_host_without_memory_takes_none_of_the_gpu() -> None:
+    cuda = FakeCuda(host_bytes=0)
+    with pytest.raises(BackendError, match="cudaMallocHost: out of memory"):
+        backend_of(cuda)._buffer("pixel_values", 4)
+    assert cuda.held == {}
+
+
+def test_engine_that_is_not_taken_leaves_no_stream(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = FakeCuda()
+    monkeypatch.setattr(backend_tensorrt, "import_cudart", lambda: cuda)
+    with pytest.raises(FileError, match=r"not an engine for tensorrt_rtx .*\(malformed engine\)"):
+        TensorrtBackend(bundle.path("audio.onnx"), bundle.manifest.engines["audio"], CARD)
+    assert cuda.streams == 0
+
+
+def test_full_tensorrt_needs_nothing_of_the_one_for_rtx() -> None:
+    """It has runtime configurations, too, and neither CUDA graphs nor compiled kernels in them."""
+    made = iter(["context", None])
+    engine = SimpleNamespace(create_runtime_config=object, create_execution_context=lambda: next(made))
+    library = Library("tensorrt", SimpleNamespace(), "11.0")  # type: ignore[arg-type]
+    backend = backend_of(FakeCuda(), _library=library, _engine=engine)
+    assert backend._made_context() == "context"
+    with pytest.raises(BackendError, match=r"frames\.engine: not enough memory on Card \(it gives no reason\)"):
+        backend._made_context()
+
+
+def test_kernels_of_a_shape_are_compiled_before_it_runs(tmp_path: Path) -> None:
+    """So that a question is answered by the same kernels each time."""
+    library = load_library("tensorrt_rtx")
+    taken: list[object] = []
+    cache = SimpleNamespace(deserialize=taken.append)
+    config = SimpleNamespace(create_runtime_cache=lambda: cache, set_runtime_cache=taken.append)
+    engine = SimpleNamespace(create_runtime_config=lambda: config, create_execution_context=lambda config: "context")
+    backend = backend_of(FakeCuda(), _library=library, _engine=engine, _cache_path=tmp_path / "kernels")
+    assert (backend._made_context(), taken) == ("context", [cache])
+    (tmp_path / "kernels").write_bytes(b"compiled before")
+    assert (backend._made_context(), taken[1:]) == ("context", [b"compiled before", cache])
+    assert config.dynamic_shapes_kernel_specialization_strategy.name == "EAGER"
+    for name in ("cuda_graph_strategy", "dynamic_shapes_kernel_specialization_strategy"):
+        assert hasattr(library.module.IRuntimeConfig, name), name
+
+
+def test_compiled_kernels_are_kept_whole_or_not_at_all(tmp_path: Path) -> None:
+    def keep(path: Path, compiled: bytes | None) -> list[str]:
+        backend_of(FakeCuda(), _cache=SimpleNamespace(serialize=lambda: compiled), _cache_path=path)._keep_cache()
+        return sorted(each.name for each in path.parent.iterdir()) if path.parent.is_dir() else []
+
+    assert keep(tmp_path / "new" / "kernels", b"compiled") == ["kernels"]
+    assert keep(tmp_path / "nothing" / "kernels", None) == []
+    (tmp_path / "taken" / "kernels").mkdir(parents=True)  # which no file can replace
+    assert keep(tmp_path / "taken" / "kernels", b"compiled") == ["kernels"]
+    if Path("/dev/full").exists():
+        full = tmp_path / "full"
+        full.mkdir()
+        (full / f"kernels.{os.getpid()}.part").symlink_to("/dev/full")
+        assert keep(full / "kernels", b"compiled") == []
+
+
+def _has_gpu() -> bool:
+    try:
+        return bool(find_gpus())
+    except BackendUnavailableError:
+        return False
