@@ -2,27 +2,26 @@
 
     python tests/bench/bench_encoders.py --weights FOLDER --bundle BUNDLE [--graphs frames,clips] [--rounds 7]
 
-All run in turns, A B A B, in one process; each time is that of one frame (or one clip of sound, or one question's
-frames). Ratios are taken within a round, so that what else the machine does hits both. "error" is the relative L2
-distance from torch in float32. Full size needs about 14 GB of memory and 4 GB in --work, for onnxruntime in float32.
+A part of bench_compare.py, which can also be run by itself. All run in turns, A B A B, in one process; each time is
+that of one frame (or one clip of sound, or one question's frames). Ratios are taken within a round, so that what else
+the machine does hits both. The last column is the relative L2 distance from torch in float32. Full size needs about
+14 GB of memory and 4 GB in --work, for onnxruntime in float32.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
-import importlib.metadata
 import os
-import platform
-import statistics
 import tempfile
-import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import torch
+from turns import Times, clocked, machine, print_turns
 
 from vllama.export.checkpoint import build_graph, read_part
 from vllama.export.graphs import Graph, GraphName, empty_graph
@@ -34,26 +33,32 @@ from vllama.runtime.spec import ModelSpec
 Inputs = dict[str, np.ndarray]
 Run = Callable[[Inputs], np.ndarray]
 _SIZES = {"frames": 1, "clips": 1, "video": 8, "audio": 8}  # of the free axis: what the runtime gives at a time
-_REST = 0.1  # seconds between two runs, so that threads that wait by spinning have stopped
 
 
 def main() -> None:
-    """Open everything, run in turns, print a table per graph."""
+    """Compare the graphs that are named."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--weights", type=Path, required=True, help="the folder with the published files")
+    add_options(parser, needed=True)
     parser.add_argument("--bundle", required=True, help="a bundle of them: its folder or its name")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    given = parser.parse_args()
+    print(machine(given.threads, "torch", "onnxruntime"))
+    compare_encoders(given)
+
+
+def add_options(parser: argparse.ArgumentParser, *, needed: bool) -> None:
+    """What `compare_encoders` reads beside `bundle` and `threads`."""
+    parser.add_argument("--weights", type=Path, required=needed, help="the folder with the published files")
     parser.add_argument("--graphs", default="frames,clips", help=f"of {','.join(_SIZES)}")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--work", type=Path, help="a folder for float32 graphs, kept for the next time")
     parser.add_argument("--without", default="", help="leave out, for example: torch bf16,onnxruntime fp32")
-    given = parser.parse_args()
+
+
+def compare_encoders(given: argparse.Namespace) -> None:
+    """Open everything, run in turns, print a table per graph."""
     bundle = open_bundle(find_bundle(given.bundle))
     torch.set_num_threads(given.threads)
-    print(
-        f"{_processor()}, {given.threads} threads, {time.strftime('%Y-%m-%d')}, "
-        + ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "onnxruntime"))
-    )
     with tempfile.TemporaryDirectory() as temporary:
         for name in given.graphs.split(","):
             work = (given.work or Path(temporary)) / name
@@ -62,7 +67,9 @@ def main() -> None:
             for left_out in given.without.split(","):
                 runs.pop(left_out, None)
             inputs = [examples(empty_graph(name, bundle.spec), _SIZES[name], seed) for seed in range(2)]
-            print_table(name, *measured(runs, inputs, given.rounds))
+            errors = compared(runs, inputs)
+            notes = {each: f"{max(found):.4f}" for each, found in errors.items()}
+            print_turns(f"{name} (last column: error)", measured(runs, inputs, given.rounds), notes)
             del runs
             gc.collect()
 
@@ -85,42 +92,26 @@ def contenders(
     yield "vllama", lambda inputs: next(iter(backend.run(inputs).values()))
 
 
-def measured(
-    runs: dict[str, Run], inputs: list[Inputs], rounds: int
-) -> tuple[dict[str, list[tuple[float, float]]], dict[str, list[float]]]:
-    """By name: (wall, processor) seconds of each round, and the error for each input."""
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
+def compared(runs: dict[str, Run], inputs: list[Inputs]) -> dict[str, list[float]]:
+    """The error of each for each input, relative to the first; it warms them up."""
     errors: dict[str, list[float]] = {name: [] for name in runs}
-    for each in inputs:  # also warms up
+    for each in inputs:
         wanted = None
         for name, run in runs.items():
             found = run(each).astype(np.float64)
             wanted = found if wanted is None else wanted
             errors[name].append(float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted)))
+    return errors
+
+
+def measured(runs: dict[str, Run], inputs: list[Inputs], rounds: int) -> Times:
+    """In turns."""
+    times: Times = {name: [] for name in runs}
     for number in range(rounds):
+        given = inputs[number % len(inputs)]
         for name, run in runs.items():
-            time.sleep(_REST)
-            wall, processor = time.perf_counter(), time.process_time()
-            run(inputs[number % len(inputs)])
-            times[name].append((time.perf_counter() - wall, time.process_time() - processor))
-    return times, errors
-
-
-def print_table(name: str, times: dict[str, list[tuple[float, float]]], errors: dict[str, list[float]]) -> None:
-    """Medians, spread, and how many times as long as vllama each took."""
-    print(f"\n{name}, {len(next(iter(times.values())))} rounds")
-    print(f"{'':<17} {'wall ms':>8} {'least':>8} {'most':>8} {'CPU ms':>8} {'x wall':>17} {'x CPU':>17} {'error':>8}")
-    for each, rounds in times.items():
-        walls, processors = ([1000 * one[kind] for one in rounds] for kind in (0, 1))
-        ratios = "".join(f" {_ratio(rounds, times['vllama'], kind):>17}" for kind in (0, 1))
-        columns = (statistics.median(walls), min(walls), max(walls), statistics.median(processors))
-        row = " ".join(f"{column:>8.1f}" for column in columns)
-        print(f"{each:<17} {row}{ratios} {max(errors[each]):>8.4f}", flush=True)
-
-
-def _ratio(rounds: list[tuple[float, float]], ours: list[tuple[float, float]], kind: int) -> str:
-    ratios = [one[kind] / other[kind] for one, other in zip(rounds, ours, strict=True)]
-    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
+            times[name].append(clocked(partial(run, given)))
+    return times
 
 
 def _torch(graph: Graph, dtype: torch.dtype) -> Run:
@@ -129,12 +120,6 @@ def _torch(graph: Graph, dtype: torch.dtype) -> Run:
             return graph(*(torch.from_numpy(array).to(dtype) for array in inputs.values())).float().numpy()
 
     return run
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 if __name__ == "__main__":
