@@ -2,9 +2,9 @@
 
     python tests/bench/bench_llm_choices.py --gguf FILE [--choices ubatch-256 repack ...] [--rounds 5] [--threads 2]
 
-Each choice opens the file for itself; mapped weights are shared. All are asked in turns, A B A B, in one process; the
-ratios are to the first one of the same round. Cancelling: from the call of `cancel` to the end of a prompt's reading,
-at moments spread over it. Opening and memory are measured in a fresh process each.
+Each choice opens the file for itself; mapped weights are shared. All are asked in turns, in one process, in another
+order each round; the ratios are to the first one of the same round. Cancelling: from the call of `cancel` to the end of
+a prompt's reading, at moments spread over it. Opening and memory are measured in a fresh process each.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ def main() -> None:
     with ExitStack() as opened:
         models = {n: opened.enter_context(open_model(given.gguf, n_ctx, n, given.threads)) for n in given.choices}
         for number in range(-1, given.rounds):  # the first round warms up
-            for name, backbone in models.items():
-                costs = measured(backbone, given.positions, given.tokens, rng)
+            for name in rng.sample(given.choices, len(given.choices)):  # who came before tells on the cores
+                costs = measured(models[name], given.positions, given.tokens, rng)
                 if number >= 0:
                     found[name].append(costs)
     print_speeds(found, given.positions)
