@@ -5,8 +5,8 @@
 The encoders (bench_encoders.py) are compared where the published files are given, and the language model always: with
 llama.cpp called as its own llama-bench calls it (a cleared cache, a prompt in slices of n_batch, then token by token;
 no checks, no sampling), with vllama's settings and, with --defaults, with llama.cpp's own, whose second copy of the
-weights needs 4 GB more for a 7B. All in one process, in turns, A B A B; random tokens, float16 cache. Each time is that
-of one position. llama.cpp's own clock (`llama_perf_context`) stands beside ours.
+weights needs 4 GB more for a 7B. All in one process, in turns, in another order each round; random tokens, float16
+cache. Each time is that of one position. llama.cpp's own clock (`llama_perf_context`) stands beside ours.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import os
+import random
 from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
@@ -146,7 +147,7 @@ def main() -> None:
 def compare_llm(given: argparse.Namespace) -> None:
     """Open everything, read and write in turns, print a table for each."""
     path, n_ctx = open_bundle(find_bundle(given.bundle)).llm, given.positions + given.tokens + 2
-    rng = np.random.default_rng(0)
+    rng, order = np.random.default_rng(0), random.Random(0)
     with ExitStack() as opened:
         ours = opened.enter_context(closing(Vllama(path, n_ctx, given.threads)))
         plain = {_PLAIN: opened.enter_context(closing(Plain(path, n_ctx, given.threads, defaults=False)))}
@@ -157,8 +158,8 @@ def compare_llm(given: argparse.Namespace) -> None:
         for number in range(-1, given.rounds):  # the first round warms up
             ids = rng.integers(3, ours.n_vocab, given.positions).tolist()
             rows = rng.standard_normal((given.positions, ours.hidden_size), np.float32) / 50  # as wide as token rows
-            for name, contender in contenders.items():
-                row = measured(contender, ids, rows, given.tokens)
+            for name in order.sample([*contenders], len(contenders)):  # who came before tells on the cores
+                row = measured(contenders[name], ids, rows, given.tokens)
                 if number >= 0:
                     found[name].append(row)
         for what in _WHAT:
