@@ -140,14 +140,14 @@ def _seeded_video(spec: ModelSpec, encoders: Encoders) -> Media:
     size, count = spec.video.image_size, spec.video.num_frames
     grid = np.linspace(0.0, 2.0 * np.pi, size, dtype=np.float32)
     waves = rng.uniform(0.5, 3.0, (3, 2)).astype(np.float32)
-    features = []
+    frames = []
     for index in range(count):
         phase = index / count * np.pi
         planes = [np.sin(u * grid[None, :] + phase) * np.cos(v * grid[:, None]) for u, v in waves]
         pixels = (np.stack(planes, -1) * 127.5 + 127.5).astype(np.uint8)
-        features.append(encoders.frame_features(Frame(index, float(index), pixels)))
+        frames.append(Frame(index, float(index), pixels))
     return Media(
-        video=encoders.video_embeds(np.stack(features)),
+        video=encoders.video_embeds(encoders.frame_features(frames)),
         num_frames=count,
         seconds=timestamps(range(count), 1.0),
     )

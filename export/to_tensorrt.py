@@ -15,6 +15,7 @@ from vllama.runtime.bundle import Bundle, EngineRecord, FileRecord, engine_name,
 from vllama.runtime.errors import BackendError, FileError, SpecError
 from vllama.runtime.gpus import find_gpus
 from vllama.runtime.memory import position_count
+from vllama.runtime.placement import GPU_BATCH
 from vllama.runtime.spec import ModelSpec
 from vllama.runtime.tensorrt import Library, load_library, make_log
 
@@ -25,7 +26,7 @@ Progress = Callable[[str, int, int], None]
 Step = Callable[[int, int], None]
 _OLDEST = 80  # compute capability 8.0: older ones are built for on request only
 _CURRENT = 1  # not a capability, but "what is in this machine"
-_BATCHES = [(1, 1, 1), (1, 2, 4), (8, 16, 32)]  # of pictures or stretches of sound: one, live, a whole clip
+_BATCHES = [(1, 1, 1), (1, 2, 4), (GPU_BATCH, 16, 32)]  # of pictures or stretches of sound: one, live, those of a file
 _REMEMBERED = 64  # pictures a memory keeps of a long clip
 _WAKE_SECONDS = 0.2  # waiting without a limit would keep Ctrl-C out on Windows
 

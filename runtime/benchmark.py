@@ -264,7 +264,7 @@ def _steps(engine: Engine) -> list[tuple[str, float, Callable[[], object]]]:
     frame = Frame(0, 0.0, rng.integers(0, 256, (size, size, 3), np.uint8))
     features = _features(rng, spec.video.num_frames, spec.video.qformer.query_tokens, spec.video.qformer.hidden_size)
     steps: list[tuple[str, float, Callable[[], object]]] = [
-        ("frame", frame_flops(spec.video) / 1e9, lambda: encoders.frame_features(frame)),
+        ("frame", frame_flops(spec.video) / 1e9, lambda: encoders.frame_features([frame])),
         ("video", video_flops(spec.video, len(features), hidden) / 1e9, lambda: encoders.video_embeds(features)),
     ]
     audio = spec.audio

@@ -29,18 +29,26 @@ class Encoders:
         self._lock = threading.Lock()
         self._positions = bundle.positions()
 
-    def frame_features(self, frame: Frame) -> Float32:
-        """One picture -> (query_tokens, hidden_size), before its position in time is added."""
-        pixels = pixel_values([frame], self._bundle.spec.video)
-        features: Float32 = self._run("frames", pixel_values=pixels)["frame_features"][0]
-        return features
+    @property
+    def batch(self) -> int:
+        """How many pictures to give to `frame_features` at once, where so many are at hand."""
+        return self._placement.batch
+
+    @property
+    def frame_shape(self) -> tuple[int, int]:
+        """Of the features of one picture."""
+        qformer = self._bundle.spec.video.qformer
+        return qformer.query_tokens, qformer.hidden_size
+
+    def frame_features(self, frames: Sequence[Frame]) -> Float32:
+        """Pictures -> (n, query_tokens, hidden_size), before their positions in time are added."""
+        pixels = pixel_values(frames, self._bundle.spec.video)
+        return self._in_batches("frames", "frame_features", pixel_values=pixels)
 
     def clip_features(self, clips: Sequence[Samples]) -> Float32:
         """Clips of one recording in order -> (n, output_size); overlapping clips share one removal of means."""
         assert self._bundle.spec.audio is not None
-        fbanks = clip_fbanks(clips, self._bundle.spec.audio)
-        features = [self._run("clips", fbank=fbank[None])["clip_features"] for fbank in fbanks]
-        return np.concatenate(features)
+        return self._in_batches("clips", "clip_features", fbank=np.stack(clip_fbanks(clips, self._bundle.spec.audio)))
 
     def video_embeds(self, features: Float32, modality: Modality = "video") -> Embeds:
         """Frame features (t, query_tokens, hidden_size) in order of time -> what the prompt holds of them.
@@ -84,6 +92,11 @@ class Encoders:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _in_batches(self, graph: str, output: str, **rows: Float32) -> Float32:
+        ((name, values),) = rows.items()
+        starts = range(0, len(values), self.batch)
+        return np.concatenate([self._run(graph, **{name: values[i : i + self.batch]})[output] for i in starts])
 
     def _run(self, graph: str, **inputs: Float32) -> dict[str, Float32]:
         with self._lock:

@@ -19,10 +19,11 @@ from .pixels import frame_indices
 from .sound import count_samples, read_samples
 from .spec import AudioSpec, ModelSpec
 from .timeline import ClipFeature, FrameFeature, Timeline, nearest, rule_over
-from .types import Samples, Span
+from .types import Frame, Samples, Span
 
 _TICK = 1e-6  # seconds, by which a picture may seem to be late through rounding
 _PICTURES_AHEAD = 4
+_MOST_HELD = 32  # pictures, new ones and repeats, before those that are new are encoded
 _SOUNDS_AHEAD = 8
 Bounds = tuple[int, int]
 
@@ -156,18 +157,55 @@ def _frames(
 ) -> Generator[FrameFeature, None, None]:
     """The missing pictures in order of time, each encoded unless it repeats the one that was encoded before it."""
     repeats = Repeats()
-    with closing(ahead(read_frames(info, sorted({*missing.frames, *missing.known}), size), _PICTURES_AHEAD)) as decoded:
+    batch = _Batch(encoders, dtype)
+    source = read_frames(info, sorted({*missing.frames, *missing.known}), size)
+    with closing(ahead(source, max(_PICTURES_AHEAD, encoders.batch))) as decoded:
         for frame in decoded:
             known = missing.known.get(frame.index)
             exactly = frame.index in missing.exact
             repeat = None if known else repeats.find(frame.index, frame.time, frame.pixels, exactly=exactly)
             if repeat is not None:
-                yield repeat
-                continue
-            feature = known or FrameFeature(frame.index, frame.time, encoders.frame_features(frame).astype(dtype))
-            repeats.encoded(frame.pixels, feature)
-            if not known:
-                yield feature
+                batch.repeated(repeat)
+            else:
+                repeats.encoded(frame.pixels, known or batch.add(frame))
+            if batch.is_full:
+                yield from batch.encoded()
+        yield from batch.encoded()
+
+
+class _Batch:
+    """Pictures that are encoded together, and those between them that have the features of another one."""
+
+    def __init__(self, encoders: Encoders, dtype: DTypeLike) -> None:
+        self._encoders = encoders
+        self._shape, self._dtype = encoders.frame_shape, dtype
+        self._held: list[FrameFeature] = []
+        self._new: list[tuple[Frame, FrameFeature]] = []
+
+    @property
+    def is_full(self) -> bool:
+        """Whether nothing is gained by waiting for more."""
+        return len(self._new) in (0, self._encoders.batch) or len(self._held) >= _MOST_HELD
+
+    def repeated(self, feature: FrameFeature) -> None:
+        """Take one that may have the features of another one in here."""
+        self._held.append(feature)
+
+    def add(self, frame: Frame) -> FrameFeature:
+        """Take one that is new: what comes back has its features after `encoded`."""
+        feature = FrameFeature(frame.index, frame.time, np.empty(self._shape, self._dtype))
+        self._held.append(feature)
+        self._new.append((frame, feature))
+        return feature
+
+    def encoded(self) -> list[FrameFeature]:
+        """All of them, in order of time; it is empty then."""
+        if self._new:
+            made = self._encoders.frame_features([frame for frame, _ in self._new])
+            for (_, feature), row in zip(self._new, made, strict=True):
+                feature.features[...] = row
+        held, self._held, self._new = self._held, [], []
+        return held
 
 
 def _known(timeline: Timeline, missing: list[int]) -> dict[int, FrameFeature]:

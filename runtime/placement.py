@@ -14,6 +14,7 @@ from .tensorrt import check_engines
 
 Runner = Literal["onnx", "tensorrt"]
 RunnerChoice = Literal["auto", "onnx", "tensorrt"]
+GPU_BATCH = 8  # pictures, or stretches of sound, that go through a GPU together: as many as a question looks at
 _DEVICE = re.compile(r"auto|cpu|cuda(?::(\d+))?")
 _NAMES = {"onnx": "ONNX Runtime", "tensorrt": "TensorRT"}
 
@@ -30,6 +31,11 @@ class Placement:
     def device(self) -> str:
         """ "cpu", or "cuda:N"."""
         return self.gpu.device if self.gpu else "cpu"
+
+    @property
+    def batch(self) -> int:
+        """How many pictures to encode together where they are at hand; a CPU has nothing to gain from more than one."""
+        return GPU_BATCH if self.gpu else 1
 
 
 def place(bundle: Bundle, device: str = "auto", runner: str = "auto") -> Placement:

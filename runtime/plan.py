@@ -9,6 +9,7 @@ from .bundle import Bundle
 from .llama_context import UBATCH_CPU, UBATCH_GPU, Kv
 from .llm_file import LlmFacts
 from .machine import GpuMemory
+from .placement import GPU_BATCH
 from .spec import AudioEncoder, ModelSpec, VisionEncoder
 
 _ENCODERS, _INDEXING = ("frames", "clips"), ("frames", "clips", "video")  # video: the memory of the whole
@@ -22,7 +23,6 @@ _DECODING_BYTES = 30_000_000  # FFmpeg, and pictures and sound on their way
 _MARGIN, _LEAST_MARGIN = 0.05, 256_000_000  # of a GPU: its desktop, and what is lost between buffers
 _CUDA_BYTES = 500_000_000  # what a process takes of a GPU before any buffer, where that is not in what is free
 _GPU_WORKSPACE = 256_000_000  # of the libraries that run the encoders; assumed, not seen on a GPU
-_GPU_BATCH = 8  # pictures at once
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def usable_bytes(gpus: Sequence[GpuMemory], *, started: bool) -> int:
 def encoders_gpu_bytes(graphs: Mapping[str, GraphNeed]) -> int:
     """What the four graphs take of a GPU when they are open together."""
     weights = sum(need.gpu_weights for need in graphs.values())
-    return weights + _GPU_BATCH * max((need.activations for need in graphs.values()), default=0) + _GPU_WORKSPACE
+    return weights + GPU_BATCH * max((need.activations for need in graphs.values()), default=0) + _GPU_WORKSPACE
 
 
 def make_plan(

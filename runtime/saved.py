@@ -28,7 +28,7 @@ _RANKS = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Shared:
     """A picture that has the features of another one: see `FrameFeature`."""
 

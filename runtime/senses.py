@@ -147,7 +147,7 @@ class Seeing:
             self._keep(repeat)
             return self._wanted
         started = time.perf_counter()
-        features = self._encoders.frame_features(frame).astype(self._dtype)
+        features = self._encoders.frame_features([frame])[0].astype(self._dtype)
         self._pace.took(time.perf_counter() - started)
         self.encoded += 1
         feature = FrameFeature(number, frame.time, features)

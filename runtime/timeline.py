@@ -17,7 +17,7 @@ from .thinning import Kept
 from .types import Float32, Span
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # there are thousands
 class FrameFeature:
     """One encoded picture: its number in display order, its time in seconds, (query_tokens, hidden_size).
 
@@ -37,7 +37,7 @@ class FrameFeature:
         return self.time
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # there are thousands
 class ClipFeature:
     """One encoded stretch of sound: from and to in seconds, (output_size,)."""
 

@@ -8,14 +8,17 @@ import av
 import numpy as np
 import pytest
 
-from vllama.runtime import Engine, Span, Timeline, library
+from vllama.runtime import Engine, Span, Timeline, indexing, library
 from vllama.runtime.catalogue import list_entries
 from vllama.runtime.change import STILL, Glance
+from vllama.runtime.encoders import Encoders
 from vllama.runtime.media import probe, read_frames
 from vllama.runtime.pixels import frame_indices
+from vllama.runtime.placement import Placement
 from vllama.runtime.remembered import start_memory
 from vllama.runtime.store import MOST_SMALL, Store
 from vllama.runtime.timeline import Budget, ClipFeature, FrameFeature
+from vllama.runtime.types import Float32
 from vllama.runtime.view import Viewer
 
 _RATE, _SECONDS, _CHANGE = 5, 20, 13
@@ -69,7 +72,7 @@ def test_pictures_beside_the_rule_share_and_those_of_the_rule_are_the_encoders_o
     shown = {frame.index: frame for frame in read_frames(probe(noisy), range(timeline.length), size)}
     for frame in timeline.frames_in():
         if frame.index in rule:
-            own = engine._encoders.frame_features(shown[frame.index]).astype(frame.features.dtype)
+            own = engine._encoders.frame_features([shown[frame.index]])[0].astype(frame.features.dtype)
             assert frame.of is None
             np.testing.assert_array_equal(frame.features, own)
         if frame.of is not None:
@@ -109,6 +112,42 @@ def test_index_that_goes_on_shares_what_it_would_have_without_the_pause(
     assert len(list_entries()) == 1
     monkeypatch.setenv("VLLAMA_CACHE", str(tmp_path / "another"))
     assert _all(engine.index(noisy, fps=1.0)) == _all(resumed)
+
+
+@pytest.fixture
+def together(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many pictures went through the encoder each time."""
+    run, sizes = Encoders._run, list[int]()
+
+    def watched(self: Encoders, graph: str, **inputs: Float32) -> dict[str, Float32]:
+        if graph == "frames":
+            sizes.append(len(inputs["pixel_values"]))
+        return run(self, graph, **inputs)
+
+    monkeypatch.setattr(Encoders, "_run", watched)
+    return sizes
+
+
+@pytest.mark.parametrize(
+    ("batch", "held", "sizes"), [(1, 32, [1] * 9), (3, 1000, [3, 3, 3]), (8, 1000, [8, 1]), (1000, 30, [3, 4, 2])]
+)
+def test_pictures_encoded_together_are_those_encoded_one_by_one(
+    engine: Engine, noisy: Path, together: list[int], batch: int, held: int, sizes: list[int], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    alone = engine.index(noisy, fps=4.0)
+    together.clear()
+    monkeypatch.setattr(Placement, "batch", batch)  # as on a GPU
+    monkeypatch.setattr(indexing, "_MOST_HELD", held)
+    monkeypatch.setenv("VLLAMA_CACHE", str(tmp_path / "another"))
+    said: list[int] = []
+    at_once = engine.index(noisy, fps=4.0, progress=lambda done, total: said.append(done))
+    assert together == sizes
+    assert said == list(range(1, at_once.frame_count + 1))
+    assert [row[:4] for row in _all(at_once)] == [row[:4] for row in _all(alone)]
+    assert (at_once.encoded, at_once.shared, at_once.saved) == (alone.encoded, alone.shared, True)
+    for frame, other in zip(at_once.frames_in(), alone.frames_in(), strict=True):
+        np.testing.assert_allclose(frame.features, other.features, atol=1e-4 * float(np.abs(other.features).max()))
 
 
 def test_index_after_a_question_shares_what_it_would_have_before_it(
@@ -175,7 +214,7 @@ def test_pictures_of_the_rule_share_what_is_the_same_to_the_bit(engine: Engine, 
     for index in frame_indices(engine.spec.video.num_frames, timeline.length):
         frame = timeline.frame(index)
         assert frame is not None
-        own = engine._encoders.frame_features(shown[index]).astype(frame.features.dtype)
+        own = engine._encoders.frame_features([shown[index]])[0].astype(frame.features.dtype)
         np.testing.assert_array_equal(frame.features, own)
 
 
