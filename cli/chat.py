@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import sys
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Annotated
@@ -88,10 +90,11 @@ def chat(
 
 
 def _talk_of_clip(engine: Engine, video: Path, fps: float, asking: Asking, record: Path | None) -> None:
+    note = functools.cache(options.note)  # what is so at every question is said once
     with encoding_bar() as encoding:
-        timeline = engine.index(video, fps=fps, audio=asking.audio, note=options.note, progress=encoding)
+        timeline = engine.index(video, fps=fps, audio=asking.audio, note=note, progress=encoding)
     recorder = Recorder(record, engine, video, timeline, audio=asking.audio) if record else None
-    shell = ClipShell(engine, video, timeline, asking, recorder)
+    shell = ClipShell(engine, video, timeline, asking, recorder, note)
     with closing(Terminal().lines()) as lines:
         shell.run(lines)
 
@@ -100,7 +103,13 @@ class ClipShell(Shell):
     """A conversation about a file."""
 
     def __init__(
-        self, engine: Engine, clip: Path, timeline: Timeline, asking: Asking, recorder: Recorder | None
+        self,
+        engine: Engine,
+        clip: Path,
+        timeline: Timeline,
+        asking: Asking,
+        recorder: Recorder | None,
+        note: Callable[[str], None],
     ) -> None:
         super().__init__(engine.chat(timeline, audio=asking.audio, summarise=asking.summarise))
         self._engine = engine
@@ -108,6 +117,7 @@ class ClipShell(Shell):
         self._timeline = timeline
         self._asking = asking
         self._recorder = recorder
+        self._note = note
         self._last: Usage | None = None
         self.commands["frames"] = self._frames
         self.help = {
@@ -143,9 +153,7 @@ class ClipShell(Shell):
     def ask(self, question: str, span: Span) -> None:
         asking = self._asking
         # What the rule asks for in a short span may lie between the frames that were encoded.
-        self._engine.index(
-            self._clip, fps=0.0, span=span, audio=asking.audio, timeline=self._timeline, note=options.note
-        )
+        self._engine.index(self._clip, fps=0.0, span=span, audio=asking.audio, timeline=self._timeline, note=self._note)
         deltas = self.chat.ask(question, span, long=asking.long, sampling=asking.sampling, seed=asking.seed)
         if asking.as_json:
             usage = print_json(question, deltas)

@@ -19,9 +19,9 @@ OPTIONS = ("-n", "6", "--temperature", "0")
 
 @pytest.fixture
 def talk(vllama: Callable, tiny_bundle: Path, clip: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    def talk(*lines: str, options: tuple[object, ...] = ()) -> subprocess.CompletedProcess[str]:
+    def talk(*lines: str, options: tuple[object, ...] = (), **env: str) -> subprocess.CompletedProcess[str]:
         arguments = ("chat", "--video", clip, "--model", tiny_bundle, *OPTIONS, *options)
-        return vllama(*arguments, input="\n".join(lines) + "\n")
+        return vllama(*arguments, input="\n".join(lines) + "\n", env=env)
 
     return talk
 
@@ -50,6 +50,14 @@ def test_a_wrong_line_is_said_and_the_conversation_goes_on(talk: Callable) -> No
     said = [line for line in done.stderr.splitlines() if line.startswith("vllama: ")]
     assert len(said) == 5
     assert "/help" in said[0]
+
+
+def test_what_cannot_be_saved_is_said_once_and_not_at_each_question(talk: Callable, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    cache = str(tmp_path / "file" / "cache")
+    done = talk("What happens?", "And then?", "/at 0-1 And there?", VLLAMA_CACHE=cache)
+    assert (done.returncode, len(done.stdout.splitlines())) == (0, 3)
+    assert done.stderr.count("not saved: ") == 1, done.stderr
 
 
 def test_frames_and_conversation_are_written_where_asked(talk: Callable, tmp_path: Path) -> None:

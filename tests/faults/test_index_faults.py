@@ -121,9 +121,10 @@ def test_killed_ten_times_ends_as_if_never_killed(
     said = process.communicate()
     assert process.returncode == 0, said
     work = time.monotonic() - begun
-    states = []
-    for number in range(10):
-        cache = tmp_path / f"cache-{number}"
+    states: list[tuple[int, int, int]] = []
+    while sum(code == -signal.SIGKILL for code, _, _ in states) < 10:
+        assert len(states) < 40, (seed, states, work)
+        cache = tmp_path / f"cache-{len(states)}"
         process = _start(tiny_bundle, minute, cache)
         _wait_for((cache / "timelines").exists, process)
         time.sleep(moments.random() * work)
@@ -133,11 +134,12 @@ def test_killed_ten_times_ends_as_if_never_killed(
         kept = sum(entry.frames + entry.clips for entry in list_entries())
         timeline = engine.index(minute)
         states.append((process.returncode, kept, timeline.encoded))
+        if process.returncode == 0:  # it was done before: the machine has got faster
+            work *= 0.7
         assert _features(timeline) == uninterrupted, (seed, states)
         assert kept + timeline.encoded + timeline.shared == timeline.frame_count + timeline.clip_count, (seed, states)
         assert len(_chunks(cache)) == 1, (seed, states)
         assert not list(cache.glob("timelines/*/*.part"))
-    assert sum(code == -signal.SIGKILL for code, _, _ in states) >= 7, (seed, states, work)
     assert len({kept for _, kept, _ in states}) > 1, (seed, states)  # so the moments did differ
 
 
