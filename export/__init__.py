@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vllama.runtime import openmp as openmp
+from vllama.runtime import environment as environment
 
 if TYPE_CHECKING:
     from .pipeline import export_model as export_model

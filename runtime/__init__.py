@@ -1,6 +1,6 @@
 """Ask a video, its sound or a picture: the runtime of exported Video-LLaMA models, without torch."""
 
-from . import openmp as openmp
+from . import environment as environment
 from .chat import Chat
 from .engine import Engine
 from .errors import (

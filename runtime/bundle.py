@@ -328,7 +328,7 @@ def _verify_files(
 
 
 def _stamps_path(folder: Path) -> Path:
-    return cache_dir() / "verified" / f"{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:32]}.json"
+    return cache_dir() / "verified" / f"{hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:32]}.json"
 
 
 def _read_stamps(folder: Path) -> dict[str, str]:

@@ -57,10 +57,14 @@ def list_entries() -> list[Entry]:
     """Every saved timeline, also the broken ones, in order of their ids.
 
     Raises:
-        FileError: the folder of all of them cannot be read.
+        FileError: the folder of all of them cannot be read, or is none.
     """
-    with reading(timelines_dir()):
-        entries = [_entry(path) for path in files(timelines_dir())]
+    folder = timelines_dir()
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not there.is_dir():
+        raise FileError(f"{there}: is no folder; set VLLAMA_CACHE to one")
+    with reading(folder):
+        entries = [_entry(path) for path in files(folder)]
     return [entry for entry in entries if entry is not None]
 
 

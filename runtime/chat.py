@@ -17,6 +17,7 @@ from .prompt import Media, Turn, build_prompt
 from .segments import Segment, plan_segments, segments_that_fit
 from .spec import ModelSpec, Sampling
 from .timeline import Timeline
+from .times import check_span
 from .types import Delta, Embeds, Span, Usage
 from .view import Long, View, Viewer
 
@@ -106,13 +107,15 @@ class Chat:
             seed: 0 to 2**32 - 2; drawn if None, and reported.
 
         Raises:
-            SpecError: the question is empty, or the seed out of range.
+            SpecError: the question is empty, the seed out of range, or the clip ends before the span begins.
             ContextOverflowError: the question and the media do not fit n_ctx; nothing was decoded.
         """
         if not question.strip():
             raise SpecError("the question is empty; write one")
         if seed is not None and not 0 <= seed < _SEEDS:
             raise SpecError(f"seed is {seed}; use 0 to {_SEEDS - 1}")
+        if not self.timeline.live:
+            check_span(span, self.timeline.duration)
         drawn = secrets.randbelow(_SEEDS) if seed is None else seed
         return self._answer(question, span, long, sampling or self._spec.llm.sampling, drawn)
 

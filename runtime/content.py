@@ -82,7 +82,7 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 
 def _memory(path: Path) -> Path:
-    return cache_dir() / "contents" / f"{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:32]}.json"
+    return cache_dir() / "contents" / f"{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:32]}.json"
 
 
 def _recall(memory: Path) -> Content | None:

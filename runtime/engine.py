@@ -31,7 +31,8 @@ from .types import Span
 from .watching import YesNo
 
 MEMORY_BYTES = 256_000_000  # of a live source's features, where nothing else is asked for
-_MOST_FPS = 60.0
+_MOST_FPS = 60.0  # of a camera
+_DENSEST_FPS = 1000.0  # of a file
 GpuLayers = int | Literal["auto", "all"]
 
 
@@ -144,9 +145,12 @@ class Engine:
             progress: (encoded, to encode); not called if nothing is left to encode.
 
         Raises:
+            SpecError: fps is out of range, or the clip ends before the span begins.
             MediaError: it cannot be decoded, was changed meanwhile, or this model cannot use it.
             FileError: it cannot be saved and must be; timeline is of another file.
         """
+        if not 0.0 <= fps <= _DENSEST_FPS:
+            raise SpecError(f"fps is {fps:g}; use 0 to {_DENSEST_FPS:g}")
         need = Need(fps, None if span == Span.whole() else span, audio)
         return index_clip(
             Path(path), need, self.bundle, self._encoders, self._dtype,

@@ -22,6 +22,7 @@ from .saved import SCHEMA, About, Rows, Saved, share
 from .spec import ModelSpec
 from .store import MOST_SMALL, Store
 from .timeline import ClipFeature, FrameFeature, Timeline
+from .times import check_span
 
 _CHUNK_FEATURES = 32
 _CHUNK_SECONDS = 5.0  # of work that a crash may cost
@@ -44,6 +45,7 @@ def index_clip(
     """The timeline of a file with all that is needed; see `Engine.index`.
 
     Raises:
+        SpecError: the clip ends before the span begins.
         MediaError: it cannot be decoded, was changed meanwhile, or the model cannot use it.
         FileError, DiskFullError: it cannot be saved and must be, or features of it cannot be read.
     """
@@ -61,12 +63,14 @@ def index_clip(
         found.remembered = found.remembered or read_remembered(store.folder, says)
         if is_covered(found, need, bundle.spec) and not _lacks_memory(found, need, bundle.spec):
             _check_kind(path, found.kind, need, bundle.spec)
+            check_span(need.span, found.duration)
             found.encoded, found.shared, found.encode_ms, found.saved = 0, 0, 0.0, True
             return found
         timeline = found
     info = _info(content)
     content.check()
     _check_kind(path, info.kind, need, bundle.spec)
+    check_span(need.span, info.duration)
     timeline = timeline or _from_info(info, content, bundle)
     with ExitStack() as stack:
         keeper = _Keeper(timeline, content, bundle.spec.name, must_save, note)

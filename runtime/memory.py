@@ -100,11 +100,11 @@ def fragment_size(count: int, limit: int, kept: int = KEPT) -> int:
 class Memory:
     """Short and long memory of a video, kept up to date frame by frame.
 
-    Each `fragment` of frames that is complete is merged: the most similar neighbours (mean inner product of their
-    tokens, the first of equals) become their average, until `kept` are left, and those are appended to the long
-    memory. Where that makes more than `limit`, the two neighbouring fragments of the fewest pictures (the oldest of
-    equals) become one by the same rule. So a video of any length fits, its fragments are alike to a factor of about
-    2.5, and neither the state nor the cost of a frame or a question grows with it.
+    The newest frames are the short memory; what leaves it goes to the long memory. Each `fragment` of frames that is
+    complete there is merged: the most similar neighbours (mean inner product of their tokens, the first of equals)
+    become their average, until `kept` are left. Where that makes more than `limit`, the two neighbouring fragments of
+    the fewest pictures (the oldest of equals) become one by the same rule. So a video of any length fits, its fragments
+    are alike to a factor of about 2.5, and neither the state nor the cost of a frame or a question grows with it.
 
     What differs from the release: averages are float32 and similarities float64; fragments are merged
     again, as said; and where a question about a moment needs more than `limit` frames, the long memory is merged
@@ -131,7 +131,7 @@ class Memory:
         self._size = fragment
         self._kept = kept
         self._count = 0
-        self._recent: deque[_Kept] = deque(maxlen=short + 1)  # the short memory and the newest frame
+        self._recent = deque[_Kept]()  # the short memory and the newest frame
         self._pending: list[_Kept] = []  # of the fragment that is not complete
         self._long: list[_Fragment] = []
         self._lock = threading.Lock()
@@ -173,9 +173,10 @@ class Memory:
             self._close(time)
             self._count += 1
             self._recent.append(frame)
-            self._pending.append(frame)
+            if len(self._recent) > self._short + 1:
+                self._pending.append(self._recent.popleft())
             if len(self._pending) == self._size:
-                self._long = _fitting([*self._long, self._fragment(self._pending)], self._limit)
+                self._long = self._with(self._long, self._pending)
                 self._pending = []
 
     def end(self, time: float) -> None:
@@ -184,12 +185,15 @@ class Memory:
             self._close(time)
 
     def frames(self) -> MemoryFrames:
-        """For a question about all of it: the whole long memory, the incomplete fragment merged likewise."""
+        """For a question about all of it: the long memory, and what is not in it yet merged likewise."""
         with self._lock:
             count, recent, pending, long = self._count, list(self._recent), list(self._pending), list(self._long)
         if count <= self._num_frames:
             return _memory_frames(recent)
-        return _memory_frames(_frames(_fitting([*long, self._fragment(pending)] if pending else long, self._limit)))
+        newer = [*pending, *recent]
+        for first in range(0, len(newer), self._size):
+            long = self._with(long, newer[first : first + self._size])
+        return _memory_frames(_frames(long))
 
     def frames_now(self) -> MemoryFrames:
         """For a question about the newest moment: long memory, short memory, newest frame."""
@@ -197,14 +201,15 @@ class Memory:
             count, recent, pending, long = self._count, list(self._recent), list(self._pending), list(self._long)
         if count <= self._num_frames:
             return _memory_frames(recent)
-        before = [*_frames(long), *_merged(pending[: max(0, len(pending) - len(recent))], self._kept)]
+        before = [*_frames(long), *_merged(pending, self._kept)]
         return _memory_frames([*_merged(before, self._limit - len(recent)), *recent])
 
-    def _fragment(self, pictures: Sequence[_Kept]) -> _Fragment:
-        return _Fragment(len(pictures), tuple(_merged(pictures, self._kept)))
+    def _with(self, long: Sequence[_Fragment], pictures: Sequence[_Kept]) -> list[_Fragment]:
+        """The long memory and one fragment more."""
+        return _fitting([*long, _Fragment(len(pictures), tuple(_merged(pictures, self._kept)))], self._limit)
 
     def _close(self, time: float) -> None:
-        for frame in (*list(self._recent)[-1:], *_frames(self._long[-1:])[-1:]):
+        for frame in list(self._recent)[-1:]:
             if frame.end == math.inf:
                 assert time >= frame.last, (time, frame.last)
                 frame.end = time

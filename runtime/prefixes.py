@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,7 @@ class PrefixStore:
     def find(self, keys: Sequence[Key]) -> KvPrefix | None:
         """The prefix of exactly those positions, if it was kept; a file that is not what was written is removed."""
         path = self._path(keys)
-        if not path.is_file():
+        if not os.access(path, os.R_OK):
             return None
         try:
             with safe_open(path, "np") as file:
@@ -46,7 +47,8 @@ class PrefixStore:
         except (SafetensorError, OSError):
             about, data = {}, np.empty(0, np.uint8)
         if about.get("schema") != _SCHEMA or about.get("sha256") != hashlib.sha256(data.tobytes()).hexdigest():
-            path.unlink(missing_ok=True)  # cut or foreign: worth no more than none, the prompt is read again
+            with suppress(OSError):  # cut or foreign: worth no more than none, the prompt is read again
+                path.unlink(missing_ok=True)
             return None
         return KvPrefix(tuple(keys), data)
 

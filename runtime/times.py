@@ -7,7 +7,7 @@ import re
 from .errors import SpecError
 from .types import Span
 
-_CLOCK = re.compile(r"(?:(\d+):)?(\d+):(\d{1,2}(?:\.\d+)?)")
+_CLOCK = re.compile(r"(?:(\d+):(?=[0-5]?\d:))?(\d+):([0-5]?\d(?:\.\d+)?)")  # above 59 is no time
 _UNITS = re.compile(r"(?:(\d+)h)?(?:(\d+)m(?:in)?)?(?:(\d+(?:\.\d+)?)s?)?")
 _HELP = "write seconds, 1:02, 1:02:03, 30s or 1m30s"
 
@@ -39,8 +39,11 @@ def parse_span(text: str) -> Span:
     if written in ("all", "whole"):
         return Span.whole()
     if written.startswith("last"):
-        return make_span(last=written.removeprefix("last").strip() or "0s")
-    start, dash, end = written.partition("-")
+        seconds = written.removeprefix("last").strip()
+        if not seconds:
+            raise SpecError(f"{text!r} says no time; write last 30s")
+        return make_span(last=seconds)
+    start, dash, end = (part.strip() or None for part in written.partition("-"))
     return make_span(start, end) if dash else Span.at(parse_seconds(written))
 
 
@@ -52,20 +55,35 @@ def make_span(
     Raises:
         SpecError: one is no time, the span is empty, or `last` or `moment` stands beside the others.
     """
-    if (last or moment) and (start or end or (last and moment)):
+    bounded = start is not None or end is not None
+    if bounded + (last is not None) + (moment is not None) > 1:
         raise SpecError("--at and --last cannot stand beside --from, --to or each other; use one of them")
-    if moment:
+    if moment is not None:
         return Span.at(parse_seconds(moment))
-    if last:
+    if last is not None:
         seconds = parse_seconds(last)
         if seconds <= 0:
             raise SpecError(f"the last {last.strip()} are no time at all; give more than 0 seconds")
         return Span.last(seconds)
-    first = parse_seconds(start) if start else 0.0
-    final = parse_seconds(end) if end else float("inf")
-    if final <= first:
-        raise SpecError(f"the span ends at {clock(final)}, not after {clock(first)} where it begins; swap them")
+    first = 0.0 if start is None else parse_seconds(start)
+    final = float("inf") if end is None else parse_seconds(end)
+    if final == first:
+        raise SpecError(f"the span from {clock(first)} to {clock(final)} is empty; for a moment give one time")
+    if final < first:
+        raise SpecError(f"the span ends at {clock(final)}, before {clock(first)} where it begins; swap them")
     return Span(first, final)
+
+
+def check_span(span: Span | None, duration: float) -> None:
+    """Make sure that a clip of so many seconds reaches into a span.
+
+    Raises:
+        SpecError: it ends before.
+    """
+    if span is not None and span.start > 0 and (span.start > duration or (span.start == duration < span.end)):
+        raise SpecError(
+            f"the clip is {clock(duration)} long, and {clock(span.start)} is not in it; ask about an earlier time"
+        )
 
 
 def clock(seconds: float) -> str:

@@ -61,7 +61,7 @@ class Viewer:
         """How a span is looked at: as asked, or by the original's frames where they cover it, else the model's own way.
 
         Where there are no more frames than the original takes, there is nothing but the original's way. A moment is
-        looked at with the memory of what led up to it.
+        looked at with the memory of all that led up to it where memory is the model's own way.
 
         Raises:
             SpecError: the model cannot do what was asked.
@@ -72,11 +72,11 @@ class Viewer:
             return "frames"
         if asked == "memory" and not self._limit:
             raise SpecError(f"--long memory: {self._spec.name} has too few frame positions for it; use --long segments")
-        if moment:
-            return asked or ("memory" if self._limit else "frames")
+        own: Long = self._spec.llm.long or ("memory" if self._limit else "frames")
+        if moment and own == "memory":  # also of a short clip: the newest of its frames come one by one
+            return asked or own
         cut = self.cut(span)
         covered = cut.end - cut.start <= _COVERED_SECONDS * self._spec.video.num_frames
-        own: Long = self._spec.llm.long or ("memory" if self._limit else "frames")
         return asked or ("frames" if covered else own)
 
     def cut(self, span: Span | None) -> Span:

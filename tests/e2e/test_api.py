@@ -132,6 +132,8 @@ def test_wrong_arguments_are_refused(engine: Engine, clip: Path) -> None:
         chat.ask("  ")
     with pytest.raises(SpecError, match="seed"):
         chat.ask("a", seed=-1)
+    with pytest.raises(SpecError, match="1:02 is not in it"):
+        chat.ask("a", Span(62.0, 100.0))
     with pytest.raises(ContextOverflowError):
         list(chat.ask("word " * 3000))
     assert chat.turns == ()

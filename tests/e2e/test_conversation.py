@@ -220,6 +220,7 @@ def test_a_long_clip_is_looked_at_as_the_entry_of_the_model_says(engine: Engine,
             viewer = Viewer(timeline, encoders, spec, audio=True)
             assert viewer.mode(None, None) == (own or "memory")
             assert viewer.mode(Span(0.0, 20.0), None) == "frames"
+            assert viewer.mode(Span.at(40.0), None) == ("frames" if own else "memory")
             assert viewer.mode(None, "map") == "map"
 
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from vllama.runtime import Engine, Span, Timeline, indexing, library
 from vllama.runtime.catalogue import list_entries
 from vllama.runtime.change import STILL, Glance
 from vllama.runtime.encoders import Encoders
+from vllama.runtime.errors import FileError, SpecError
 from vllama.runtime.media import probe, read_frames
 from vllama.runtime.pixels import frame_indices
 from vllama.runtime.placement import Placement
@@ -316,3 +319,36 @@ def test_view_of_what_is_live_is_made_anew_when_as_much_sound_came_as_went(engin
     (before, then), (after, now) = views[-2:]
     assert before == after
     assert then.audio_spans != now.audio_spans
+
+
+@pytest.mark.skipif(sys.platform in ("darwin", "win32"), reason="names are texts there")
+def test_name_that_is_no_text_is_a_name(engine: Engine, frozen: Path, tmp_path: Path) -> None:
+    film = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.mp4"))
+    shutil.copy(frozen, film)
+    assert engine.index(film).encoded > 0
+    assert engine.index(film).encoded == 0
+    (entry,) = list_entries()
+    assert (entry.source, entry.about and entry.about.path) == ("there", str(film))
+
+
+@pytest.mark.parametrize("fps", [1e9, float("inf"), float("nan"), -1.0])
+def test_density_that_is_none_is_refused(engine: Engine, frozen: Path, fps: float, cache: Path) -> None:
+    with pytest.raises(SpecError, match="use 0 to 1000"):
+        engine.index(frozen, fps=fps)
+    assert not cache.exists()
+
+
+@pytest.mark.parametrize("indexed", [False, True])
+def test_span_after_the_end_costs_nothing(engine: Engine, frozen: Path, cache: Path, indexed: bool) -> None:
+    if indexed:
+        engine.index(frozen)
+    with pytest.raises(SpecError, match="the clip is 0:20 long, and 1:02 is not in it"):
+        engine.index(frozen, span=Span(62.0, 100.0))
+    assert len(list_entries()) == indexed
+
+
+def test_cache_that_is_no_folder_is_not_an_empty_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "text.txt").write_text("mine")
+    monkeypatch.setenv("VLLAMA_CACHE", str(tmp_path / "text.txt"))
+    with pytest.raises(FileError, match=r"text\.txt: is no folder"):
+        list_entries()

@@ -74,10 +74,9 @@ def slow_whole(features: np.ndarray, fragment: int, kept: int, limit: int) -> li
 def slow_moment(features: np.ndarray, fragment: int, kept: int, limit: int, short: int) -> list[Kept]:
     """For a video that ends with the frame in question."""
     frames = numbered(features)
-    long, rest = slow_fragments(frames, fragment, kept, limit)
-    recent = frames[-short - 1 :]
-    before = [*chain(*long), *slow_merge([frame for frame in rest if frame[1] < recent[0][1]], kept)]
-    return [*slow_merge(before, limit - len(recent)), *recent]
+    older, recent = frames[: -short - 1], frames[-short - 1 :]
+    long, rest = slow_fragments(older, fragment, kept, limit)
+    return [*slow_merge([*chain(*long), *slow_merge(rest, kept)], limit - len(recent)), *recent]
 
 
 def numbered(features: np.ndarray) -> list[Kept]:
@@ -184,6 +183,14 @@ def test_what_fits_is_not_merged() -> None:
     features = random_frames(200)
     found = Memory.over(range(200), features, 256).frames()
     np.testing.assert_array_equal(found.features, features)
+
+
+@pytest.mark.parametrize("count", [9, 19, 20, 40, 64])
+def test_moment_shows_nothing_twice(count: int) -> None:
+    features = random_frames(count)
+    found = Memory.over(range(count), features, 64).frames_now()
+    np.testing.assert_array_equal(found.features, features)
+    assert [start for start, _ in found.times] == list(range(count))
 
 
 @pytest.mark.parametrize(("count", "size"), [(0, 2), (8, 2), (256, 2), (257, 3), (1024, 8), (1025, 9), (10_800, 85)])

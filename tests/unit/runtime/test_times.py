@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from vllama.runtime.errors import SpecError
-from vllama.runtime.times import clock, make_span, parse_seconds, parse_span
+from vllama.runtime.times import check_span, clock, make_span, parse_seconds, parse_span
 from vllama.runtime.types import Span
 
 
@@ -18,7 +20,7 @@ def test_times_are_read_as_people_write_them(text: str, seconds: float) -> None:
     assert parse_seconds(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "soon", "1:2:3:4", "-5", "1:", ":30", "5x", "1:75x"])
+@pytest.mark.parametrize("text", ["", "soon", "1:2:3:4", "-5", "1:", ":30", "5x", "1:75x", "1:99", "1:60:00"])
 def test_what_is_no_time_is_refused_with_the_forms_that_are(text: str) -> None:
     with pytest.raises(SpecError, match="1m30s"):
         parse_seconds(text)
@@ -32,6 +34,7 @@ def test_spans_are_read_as_people_write_them() -> None:
     assert parse_span("all") == Span.whole()
     assert make_span() == Span.whole()
     assert make_span(end="5") == Span(0, 5)
+    assert parse_span("-5") == Span(0, 5)
 
 
 @pytest.mark.parametrize("text", ["soon", "", "9-3", "3-3", "last", "last 0s"])
@@ -42,6 +45,28 @@ def test_spans_that_are_none_are_refused(text: str) -> None:
         make_span("1", None, "2")
     with pytest.raises(SpecError, match="--at"):
         make_span(None, None, "2", "1")
+
+
+@pytest.mark.parametrize("name", ["start", "end", "last", "moment"])
+def test_time_that_is_left_empty_is_not_the_whole_clip(name: str) -> None:
+    with pytest.raises(SpecError, match="'' is no time"):
+        make_span(**{name: ""})
+
+
+@pytest.mark.parametrize("text", ["2-2", "0-0"])
+def test_empty_span_is_not_said_to_be_the_wrong_way_round(text: str) -> None:
+    with pytest.raises(SpecError, match="is empty"):
+        parse_span(text)
+
+
+@pytest.mark.parametrize(
+    ("span", "inside"),
+    [(Span(62, 100), False), (Span(6, 8), False), (Span.at(6.1), False), (Span(5.9, 100), True), (Span.at(6), True),
+     (Span.last(100), True), (Span.whole(), True), (None, True)],
+)  # fmt: skip
+def test_span_after_the_end_of_a_clip_is_refused(span: Span | None, inside: bool) -> None:
+    with nullcontext() if inside else pytest.raises(SpecError, match="the clip is 0:06 long"):
+        check_span(span, 6.0)
 
 
 @given(st.integers(0, 10**6))
