@@ -16,7 +16,7 @@ from .render import fidelity_table, part_bars
 
 def export(
     model: Annotated[str, typer.Argument(help="An entry of models.toml.")],
-    weights: Annotated[Path, typer.Option(help="The folder with the published files, in any subfolders.")],
+    weights: Annotated[Path, typer.Option(help="The folder with the published files, at most three folders deep.")],
     out: Annotated[
         Path | None, typer.Option(help="The bundle's folder; default: MODEL where bundles are kept.")
     ] = None,
