@@ -26,7 +26,9 @@ Progress = Callable[[str, int, int], None]
 Step = Callable[[int, int], None]
 _OLDEST = 80  # compute capability 8.0: older ones are built for on request only
 _CURRENT = 1  # not a capability, but "what is in this machine"
-_BATCHES = [(1, 1, 1), (1, 2, 4), (GPU_BATCH, 16, 32)]  # of pictures or stretches of sound: one, live, those of a file
+# Of pictures or stretches of sound: one, live, those of a file, and more than vllama itself gives at once. A profile
+# takes the memory of its most, so the last is not the one for files.
+_BATCHES = [(1, 1, 1), (1, 2, 4), (GPU_BATCH, GPU_BATCH, GPU_BATCH), (GPU_BATCH, 16, 32)]
 _REMEMBERED = 64  # pictures a memory keeps of a long clip
 _WAKE_SECONDS = 0.2  # waiting without a limit would keep Ctrl-C out on Windows
 
@@ -168,6 +170,7 @@ def _built(builder: Builder, path: Path, sizes: Sequence[tuple[int, int, int]], 
 def _build(builder: Builder, path: Path, sizes: Sequence[tuple[int, int, int]], monitor: Any) -> Any:
     trt = builder.library.module
     log = make_log(builder.library)
+    log.errors.clear()
     factory = trt.Builder(log)
     network = factory.create_network(_network_flags(trt))
     parser = trt.OnnxParser(network, log)

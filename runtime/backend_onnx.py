@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .errors import BackendError, BackendUnavailableError, FileError, MissingFileError, ShapeError, SpecError
+from .gpus import Gpu
 from .types import Float32
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 _DEVICE = re.compile(r"cpu|cuda(?::(\d+))?")
 _CUDA_OPTIONS = {"arena_extend_strategy": "kSameAsRequested", "cudnn_conv_algo_search": "HEURISTIC"}
 _LIBRARIES = ("providers_shared", "providers_cuda")  # the second leans on the first
+_CUDNN = "cudnn64_9.dll" if os.name == "nt" else "libcudnn.so.9"
+_KERNELS = ("7.5", "8.0", "8.6", "8.9", "9.0", "12.0")  # of onnxruntime-gpu 1.31.1, which has none to compile (PTX)
 
 
 class OnnxBackend:
@@ -86,19 +89,36 @@ def check_cuda() -> None:
         )
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
         ort.preload_dlls()  # from the folders of pip's CUDA packages; it prints what it does not find
-    for name in _LIBRARIES:
-        start, end = ("", ".dll") if os.name == "nt" else ("lib", ".so")
-        path = Path(str(ort.__file__)).parent / "capi" / f"{start}onnxruntime_{name}{end}"
+    start, end = ("", ".dll") if os.name == "nt" else ("lib", ".so")
+    folder = Path(str(ort.__file__)).parent / "capi"
+    own = [str(folder / f"{start}onnxruntime_{name}{end}") for name in _LIBRARIES]
+    for library in (*own, _CUDNN):  # cuDNN by itself: it is loaded when a first convolution runs, no sooner
         try:
-            ctypes.CDLL(str(path), ctypes.RTLD_GLOBAL)
+            ctypes.CDLL(library, ctypes.RTLD_GLOBAL)
         except OSError as error:
             raise BackendUnavailableError(
                 f"ONNX Runtime cannot use CUDA: {_one_line(error)}; {again} with its CUDA packages, or use --device cpu"
             ) from error
 
 
+def check_kernels(gpu: Gpu) -> None:
+    """Whether ONNX Runtime has kernels for a GPU; code of CUDA runs on its own major capability, from its minor on.
+
+    Raises:
+        BackendUnavailableError: it has none.
+    """
+    major, minor = (int(part) for part in gpu.capability.split("."))
+    known = [tuple(int(part) for part in each.split(".")) for each in _KERNELS]
+    if not any(own == major and least <= minor for own, least in known):
+        raise BackendUnavailableError(
+            f"ONNX Runtime has no kernels for {gpu.name}, compute capability {gpu.capability}, only for "
+            f"{', '.join(_KERNELS)}; use --device cpu"
+        )
+
+
 def _open_session(path: Path, device: str, threads: int | None) -> onnxruntime.InferenceSession:
     ort = _import_onnxruntime()
+    ort.disable_telemetry_events()  # Windows asks for this call; elsewhere `environment` did it
     options = _options(ort, threads)
     providers: list[object] = [_CPU]
     if device != "cpu":
@@ -142,9 +162,9 @@ def _import_onnxruntime() -> ModuleType:
     try:
         import onnxruntime
     except ImportError as error:
-        raise BackendUnavailableError(
-            "onnxruntime is not installed; install `vllama[cpu]` or `vllama[cuda]`"
-        ) from error
+        missing = isinstance(error, ModuleNotFoundError) and error.name == "onnxruntime"
+        what = "is not installed" if missing else f"cannot be loaded ({_one_line(error)})"
+        raise BackendUnavailableError(f"onnxruntime {what}; install `vllama[cpu]` or `vllama[cuda]`") from error
     module: ModuleType = onnxruntime
     return module
 

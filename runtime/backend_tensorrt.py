@@ -22,6 +22,7 @@ from .tensorrt import Library, load_library, make_log
 from .types import Float32
 
 _FLOAT_BYTES = 4
+_MANY_SIZES = 64  # in one profile: then hardly one comes again, as of the pictures that a memory keeps
 _NON_BLOCKING = 1  # cudaStreamNonBlocking: it does not wait for what others do on the GPU
 
 
@@ -50,10 +51,10 @@ class TensorrtBackend:
         self._context: Any = None
         self._cache_path = _cache_path(record, gpu)
         self._profile = 0
+        self._compiled: set[object] = set()
         try:
             self._runtime = self._library.module.Runtime(self._log)
             self._engine = self._loaded()
-            self._context = self._made_context()
             names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
             inputs = self._library.module.TensorIOMode.INPUT
             self._inputs = [name for name in names if self._engine.get_tensor_mode(name) == inputs]
@@ -62,6 +63,7 @@ class TensorrtBackend:
                 [profile_range(self._engine, name, index) for name in self._inputs]
                 for index in range(self._engine.num_optimization_profiles)
             ]
+            self._context = self._made_context()
         except BaseException:
             self._let_go()
             self._cuda.cudaStreamDestroy(self._stream)  # its verdict would hide the failure
@@ -108,6 +110,7 @@ class TensorrtBackend:
 
     def _once(self, inputs: Mapping[str, Float32]) -> dict[str, Float32]:
         """One pass through the GPU: everything is queued, then waited for."""
+        self._log.errors.clear()
         self._choose_profile(inputs)
         for name in self._inputs:
             array = inputs[name]
@@ -128,6 +131,7 @@ class TensorrtBackend:
         for name, size in sizes.items():
             self._buffers[name].download(size, self._stream)
         self._call(self._cuda.cudaStreamSynchronize, self._stream)
+        self._keep_what_is_new(inputs)
         return {name: self._buffers[name].host[: sizes[name]].reshape(shapes[name]).copy() for name in self._outputs}
 
     def _choose_profile(self, inputs: Mapping[str, Float32]) -> None:
@@ -136,8 +140,12 @@ class TensorrtBackend:
         if index is None:
             raise ShapeError(f"{self._path.name}: no profile of the engine takes {shapes}; build it again")
         if index != self._profile:
+            self._profile = -1  # if it fails, none is known to be in use, and the next run chooses again
             if not self._context.set_optimization_profile_async(index, self._stream):
-                raise BackendError(f"{self._path.name}: profile {index} cannot be used ({self._reason()})")
+                raise BackendError(
+                    f"{self._path.name}: profile {index} cannot be used on {self._gpu.name} ({self._reason()}); "
+                    "close what else takes its memory, or try --engine onnx"
+                )
             self._call(self._cuda.cudaStreamSynchronize, self._stream)
             self._profile = index
 
@@ -153,6 +161,7 @@ class TensorrtBackend:
         return self._buffers[name]
 
     def _loaded(self) -> Any:
+        self._log.errors.clear()
         with self._path.open("rb") as file:
             blob = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self._check_validity(blob)
@@ -172,14 +181,19 @@ class TensorrtBackend:
             raise invalid(self._library, self._path, diagnostics, self._log.errors)
 
     def _made_context(self) -> Any:
-        """With the kernels that an earlier run compiled, and whole passes recorded where shapes repeat."""
+        """With the memory of one profile at a time; with what an earlier run compiled, and passes that are recorded."""
+        self._log.errors.clear()
         trt = self._library.module
+        memory = trt.ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE
         if not hasattr(trt, "CudaGraphStrategy"):  # NVIDIA's full TensorRT compiles nothing here
-            return self._checked(self._engine.create_execution_context())
+            return self._checked(self._engine.create_execution_context(memory))
         config = self._engine.create_runtime_config()
+        config.set_execution_context_allocation_strategy(memory)
+        kernels, passes = trt.DynamicShapesKernelSpecializationStrategy, trt.CudaGraphStrategy
         # Lazily, other kernels would run until those of a shape are compiled: the same question, two roundings.
-        config.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
-        config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+        repeats = self._shapes_repeat()
+        config.dynamic_shapes_kernel_specialization_strategy = kernels.EAGER if repeats else kernels.NONE
+        config.cuda_graph_strategy = passes.WHOLE_GRAPH_CAPTURE if repeats else passes.DISABLED
         cache = config.create_runtime_cache()
         with contextlib.suppress(OSError):
             cache.deserialize(self._cache_path.read_bytes())  # one that is not taken is compiled anew
@@ -187,10 +201,25 @@ class TensorrtBackend:
         self._config, self._cache = config, cache
         return self._checked(self._engine.create_execution_context(config))
 
+    def _shapes_repeat(self) -> bool:
+        """Whether it is worth while to compile for a shape, and to record its pass."""
+        sizes = [most - least for ranges in self._ranges for _, least, most in ranges]
+        return max(sizes, default=0) < _MANY_SIZES
+
     def _checked(self, context: Any) -> Any:
         if context is None:
-            raise BackendError(f"{self._path.name}: not enough memory on {self._gpu.name} ({self._reason()})")
+            raise BackendError(
+                f"{self._path.name}: not enough memory on {self._gpu.name} ({self._reason()}); "
+                "close what else takes its memory, or try --engine onnx"
+            )
         return context
+
+    def _keep_what_is_new(self, inputs: Mapping[str, Float32]) -> None:
+        """On disk, as soon as a shape was compiled: a process that is killed closes nothing."""
+        ran = tuple(inputs[name].shape for name in self._inputs) if self._shapes_repeat() else self._profile
+        if ran not in self._compiled:
+            self._compiled.add(ran)
+            self._keep_cache()
 
     def _keep_cache(self) -> None:
         if self._cache is None:

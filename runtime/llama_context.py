@@ -255,6 +255,8 @@ class LlamaContext:
         params.n_batch = params.n_ubatch = how.n_ubatch or (UBATCH_GPU if how.gpu_layers else UBATCH_CPU)
         params.n_threads = params.n_threads_batch = how.threads
         params.type_k = params.type_v = _GGML_TYPES[how.kv]
+        # Without layers there a GPU would still take the KV cache, and the products of a long prompt.
+        params.offload_kqv = params.op_offload = how.gpu_layers != 0
         params.flash_attn_type = _FLASH_ATTENTION_OFF if how.kv == "f32" else _FLASH_ATTENTION_AUTO
         params.abort_callback = self._abort
         _log.clear()
@@ -323,18 +325,22 @@ def _load(lib: ModuleType, path: Path, params: object) -> int | None:
 
 def _devices() -> list[tuple[int, GpuMemory]]:
     """Every device that ggml knows, the CPU included: its kind, and what it is."""
+    import llama_cpp
+    from llama_cpp._ctypes_extensions import load_shared_library
     from llama_cpp._ggml import libggml
 
+    # What is asked of one device is in a library of its own: Windows finds nothing of it through another.
+    base = load_shared_library("ggml-base", Path(llama_cpp.__file__).parent / "lib")
     libggml.ggml_backend_dev_count.restype = ctypes.c_size_t
     libggml.ggml_backend_dev_get.restype = ctypes.c_void_p
-    libggml.ggml_backend_dev_description.restype = ctypes.c_char_p
+    base.ggml_backend_dev_description.restype = ctypes.c_char_p
     devices: list[tuple[int, GpuMemory]] = []
     for number in range(libggml.ggml_backend_dev_count()):
         device = ctypes.c_void_p(libggml.ggml_backend_dev_get(ctypes.c_size_t(number)))
         free, total = ctypes.c_size_t(), ctypes.c_size_t()
-        libggml.ggml_backend_dev_memory(device, ctypes.byref(free), ctypes.byref(total))
-        name = libggml.ggml_backend_dev_description(device).decode("utf-8", "replace")
-        devices.append((int(libggml.ggml_backend_dev_type(device)), GpuMemory(name, total.value, free.value)))
+        base.ggml_backend_dev_memory(device, ctypes.byref(free), ctypes.byref(total))
+        name = base.ggml_backend_dev_description(device).decode("utf-8", "replace")
+        devices.append((int(base.ggml_backend_dev_type(device)), GpuMemory(name, total.value, free.value)))
     return devices
 
 

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from .backend_onnx import check_cuda
+from .backend_onnx import check_cuda, check_kernels
 from .bundle import Bundle
 from .errors import BackendUnavailableError, FileError, SpecError, VllamaError
 from .gpus import Gpu, NoGpuError, find_gpus
@@ -99,6 +99,7 @@ def _refusal(bundle: Bundle, gpu: Gpu, runner: Runner) -> VllamaError | None:
         if runner == "tensorrt":
             check_engines(bundle, gpu)
         else:
+            check_kernels(gpu)
             check_cuda()
     except (BackendUnavailableError, FileError) as error:
         return error

@@ -129,9 +129,8 @@ def usable_bytes(gpus: Sequence[GpuMemory], *, started: bool) -> int:
 
 
 def encoders_gpu_bytes(graphs: Mapping[str, GraphNeed]) -> int:
-    """What the four graphs take of a GPU when they are open together."""
-    weights = sum(need.gpu_weights for need in graphs.values())
-    return weights + GPU_BATCH * max((need.activations for need in graphs.values()), default=0) + _GPU_WORKSPACE
+    """What the four graphs take of a GPU when they are open together, each with what its largest batch took."""
+    return sum(need.gpu_weights + GPU_BATCH * need.activations for need in graphs.values()) + _GPU_WORKSPACE
 
 
 def make_plan(

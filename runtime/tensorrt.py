@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -49,8 +50,13 @@ def load_library(name: str | None = None) -> Library:
     raise BackendUnavailableError(f"{what}; install {how}, or use --engine onnx")
 
 
+@cache
 def make_log(library: Library) -> Any:
-    """An `ILogger` that prints nothing and keeps what went wrong, in `errors`."""
+    """The one `ILogger` of a library, which prints nothing and keeps what went wrong, in `errors`.
+
+    One for the process, because TensorRT keeps the first that it is given, beyond what was made with it. `errors` are
+    to be cleared before a call whose reason is asked for.
+    """
 
     class Log(library.module.ILogger):  # type: ignore[name-defined,misc]
         def __init__(self) -> None:

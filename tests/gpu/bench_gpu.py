@@ -1,11 +1,13 @@
-"""The vision graph at full size on a GPU, random weights: TensorRT, ONNX Runtime, torch eager and compiled, in turns.
+"""The vision graph at full size on a GPU, random weights: torch eager, ONNX Runtime, TensorRT, torch.compile.
 
     python tests/gpu/bench_gpu.py [--entry video-llama-2-7b-chat] [--batches 1,8,32] [--rounds 7] [--model BUNDLE]
 
 A time is that of one batch from the host's memory to the host's memory. Beside it stand the card's own limits, measured
-in the same run: fp16 products of large matrices, and copies of its memory. With a bundle also the first token and the
-tokens per second of questions about a clip that ships with vllama. Prints Markdown. All ways are open at once: one for
-which the card has not the memory is left out, with the reason; --without leaves out others. Not yet seen on a GPU.
+in the same run: fp16 products of large matrices, and copies of its memory. Torch eager is open all the time. Each other
+way, the cheapest to make first, is made, measured in turns with it, printed and closed before the next is made: a bench
+that is stopped leaves what it had found. With a bundle also the first token and the tokens per second of questions
+about a clip that ships with vllama. Prints Markdown. What cannot run, or for which the card has not the memory, is left
+out with the reason; --without leaves out others. Not yet seen on a GPU.
 """
 
 from __future__ import annotations
@@ -14,16 +16,17 @@ import argparse
 import os
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from llama_cpp import llama_supports_gpu_offload
 
 from vllama.export.graphs import empty_graph
 from vllama.export.precision import Precision
@@ -32,12 +35,15 @@ from vllama.export.to_onnx import to_onnx
 from vllama.export.to_tensorrt import EngineOptions, add_engines, open_builder
 from vllama.runtime import Engine
 from vllama.runtime.backend import open_graph
-from vllama.runtime.backend_onnx import check_cuda
-from vllama.runtime.bundle import SCHEMA, Bundle, Manifest
-from vllama.runtime.errors import BackendError, FileError, SpecError
+from vllama.runtime.backend_onnx import check_cuda, check_kernels
+from vllama.runtime.bundle import SCHEMA, Bundle, Manifest, find_bundle, open_bundle
+from vllama.runtime.errors import VllamaError
 from vllama.runtime.flops import frame_flops
 from vllama.runtime.gpus import Gpu, find_gpus
-from vllama.runtime.placement import Placement, Runner
+from vllama.runtime.llama_context import gpu_memory
+from vllama.runtime.llm_file import read_llm_facts
+from vllama.runtime.placement import Placement
+from vllama.runtime.plan import encoders_gpu_bytes, graph_needs, layers_that_fit, usable_bytes
 from vllama.runtime.spec import ModelSpec, find_spec, spec_to_dict
 
 _CLIP = Path(__file__).parents[2] / "cli" / "demo_clips" / "circle.mp4"
@@ -53,7 +59,7 @@ Weights = dict[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class Way:
-    """One way to run the graph: opened by `open`, given back by what that yields ending."""
+    """One way to run the graph: made and opened by `open`, given back by what that yields ending."""
 
     name: str
     open: Callable[[], AbstractContextManager[Run]]
@@ -65,44 +71,37 @@ def main() -> None:
     parser.add_argument("--entry", default="video-llama-2-7b-chat", help="whose dimensions, of models.toml")
     parser.add_argument("--batches", default="1,8,32")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--without", default="", help="leave out, for example: torch.compile,TensorRT w8a16")
+    parser.add_argument("--without", default="", help="ways, or how they begin: torch.compile,TensorRT")
     parser.add_argument("--model", help="a bundle for GPUs: its folder or its name")
     given = parser.parse_args()
     spec, gpu = find_spec(given.entry), find_gpus()[0]
     rate, bandwidth = matrix_rate(), copy_rate()
+    torch.cuda.empty_cache()
     print(f"{gpu.name}, compute capability {gpu.capability}, {gpu.bytes / 1e9:.1f} GB, driver {driver()}")
     print(f"\nMeasured limits: {rate / 1e12:.0f} TFLOP/s of fp16 products, {bandwidth / 1e9:.0f} GB/s of memory.\n")
     with tempfile.TemporaryDirectory() as folder:
-        ways = [way for way in all_ways(spec, gpu, Path(folder)) if way.name not in given.without.split(",")]
+        ways = without(given.without, all_ways(spec, gpu, Path(folder)))
         measure(ways, [int(size) for size in given.batches.split(",")], spec, given.rounds, rate)
     if given.model:
         answers(given.model)
 
 
 def all_ways(spec: ModelSpec, gpu: Gpu, folder: Path) -> list[Way]:
-    """Those that this machine has; what it lacks is said."""
+    """The cheapest to make first; nothing is made before it is opened."""
     state = random_weights(spec)
-    ways = [
+    return [
         Way(EAGER, lambda: in_torch(spec, state)),
+        Way("ONNX Runtime fp16", lambda: in_onnx(spec, state, gpu, folder)),
+        Way("TensorRT fp16", lambda: in_tensorrt(spec, state, "fp16", gpu, folder)),
+        Way("TensorRT w8a16", lambda: in_tensorrt(spec, state, "w8a16", gpu, folder)),
         Way("torch.compile fp16", lambda: in_torch(spec, state, compiled=True)),
     ]
-    wanted: list[tuple[Precision, Runner, str]] = [
-        ("fp16", "tensorrt", "TensorRT fp16"),
-        ("w8a16", "tensorrt", "TensorRT w8a16"),
-        ("fp16", "onnx", "ONNX Runtime fp16"),
-    ]
-    for precision, runner, name in wanted:
-        try:
-            bundle = one_graph(spec, state, precision, folder / precision)
-            if runner == "onnx":
-                check_cuda()
-            else:
-                builder = open_builder(EngineOptions(targets=(gpu.capability,)))
-                bundle = add_engines(bundle, builder, lambda part, done, total: None, lambda cost: None)
-            ways.append(Way(name, partial(in_backend, bundle, Placement(runner, gpu))))
-        except (BackendError, FileError, SpecError) as error:
-            print(f"- {name} is left out: {error}")
-    return ways
+
+
+def without(names: str, ways: Sequence[Way]) -> list[Way]:
+    """Those whose names begin with none of some, which stand with commas between."""
+    left_out = tuple(name for name in names.split(",") if name)
+    return [way for way in ways if not way.name.startswith(left_out)]
 
 
 def random_weights(spec: ModelSpec) -> Weights:
@@ -117,7 +116,8 @@ def random_weights(spec: ModelSpec) -> Weights:
 
 
 def one_graph(spec: ModelSpec, state: Weights, precision: Precision, folder: Path) -> Bundle:
-    """A bundle of the vision graph alone, written once."""
+    """A bundle of the vision graph alone, written once into a folder of its precision."""
+    folder = folder / precision
     if not folder.exists():
         folder.mkdir()
         to_onnx(empty_graph("frames", spec), state.__getitem__, folder / "frames.onnx", precision)
@@ -128,8 +128,7 @@ def one_graph(spec: ModelSpec, state: Weights, precision: Precision, folder: Pat
 
 @contextmanager
 def in_torch(spec: ModelSpec, state: Weights, *, compiled: bool = False) -> Iterator[Run]:
-    graph = empty_graph("frames", spec).to_empty(device="cuda").half()
-    graph.load_state_dict(state)
+    graph = halves(spec, state, "cuda")
     call = torch.compile(graph) if compiled else graph
 
     def run(pixels: np.ndarray) -> np.ndarray:
@@ -139,6 +138,30 @@ def in_torch(spec: ModelSpec, state: Weights, *, compiled: bool = False) -> Iter
 
     yield run
     torch.compiler.reset()
+
+
+def halves(spec: ModelSpec, state: Weights, device: str) -> torch.nn.Module:
+    """The graph in fp16, which it is before it is there: in fp32 it would take twice the memory on its way."""
+    graph = empty_graph("frames", spec).half().to_empty(device=device)
+    graph.load_state_dict(state)
+    return graph
+
+
+@contextmanager
+def in_onnx(spec: ModelSpec, state: Weights, gpu: Gpu, folder: Path) -> Iterator[Run]:
+    check_kernels(gpu)  # before a minute's work is done for nothing
+    check_cuda()
+    with in_backend(one_graph(spec, state, "fp16", folder), Placement("onnx", gpu)) as run:
+        yield run
+
+
+@contextmanager
+def in_tensorrt(spec: ModelSpec, state: Weights, precision: Precision, gpu: Gpu, folder: Path) -> Iterator[Run]:
+    builder = open_builder(EngineOptions(targets=(gpu.capability,)))  # as above
+    bundle = one_graph(spec, state, precision, folder)
+    bundle = add_engines(bundle, builder, lambda part, done, total: None, lambda cost: None)
+    with in_backend(bundle, Placement("tensorrt", gpu)) as run:
+        yield run
 
 
 @contextmanager
@@ -151,41 +174,60 @@ def in_backend(bundle: Bundle, placement: Placement) -> Iterator[Run]:
 
 
 def measure(ways: Sequence[Way], sizes: Sequence[int], spec: ModelSpec, rounds: int, rate: float) -> None:
-    """A row for each way and batch; all ways are open at once and take turns."""
-    size, flops = spec.video.image_size, frame_flops(spec.video)
-    seconds: dict[tuple[str, int], list[float]] = {}
-    memory: dict[str, float] = {}
-    with ExitStack() as stack:
-        runs = {}
+    """A row for each way and batch, as soon as it is known; torch eager stays open, to take turns with each other."""
+    print("| way | batch | ms | frames/s | share of the matrix rate | of torch eager | device memory, GB |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |", flush=True)
+    size, share = spec.video.image_size, frame_flops(spec.video) / rate
+    batches = [np.random.default_rng(count).standard_normal((count, 3, size, size), np.float32) for count in sizes]
+    with ExitStack() as to_the_end:
+        eager: Run | None = None
         for way in ways:
-            before = torch.cuda.mem_get_info()[0]
             with ExitStack() as own:
                 try:
-                    run = own.enter_context(way.open())
-                    for count in sizes:  # compiles, and takes the memory of the largest
-                        run(np.zeros((count, 3, size, size), np.float32))
-                except (BackendError, FileError, RuntimeError) as error:  # the last: torch, of memory too
-                    print(f"- {way.name} is left out: {' '.join(str(error).split())[:200]}")
+                    run, memory = opened(way, batches, own)
+                    for pixels in batches:
+                        mine, *others = in_turns([run, eager] if eager else [run], pixels, rounds)
+                        yardstick = mine if way.name == EAGER else others[0] if others else None
+                        print(row(way.name, len(pixels), mine, yardstick, share, memory), flush=True)
+                except (VllamaError, RuntimeError) as error:  # the last: torch, of memory too
+                    reason = " ".join(str(error).split())[:200].replace("|", "/")
+                    print(f"| {way.name} | | left out: {reason} | | | | |", flush=True)
                     continue
-                stack.enter_context(own.pop_all())
-            runs[way.name] = run
-            memory[way.name] = (before - torch.cuda.mem_get_info()[0]) / 1e9
-        for _ in range(rounds):
-            for count in sizes:
-                pixels = np.random.default_rng(count).standard_normal((count, 3, size, size)).astype(np.float32)
-                for name, call in runs.items():
-                    started = time.perf_counter()
-                    call(pixels)
-                    seconds.setdefault((name, count), []).append(time.perf_counter() - started)
-    print("| way | batch | ms | frames/s | share of the matrix rate | of torch eager | device memory, GB |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
-    for (name, count), times in sorted(seconds.items(), key=lambda item: item[0][1]):
-        time_each = statistics.median(times)
-        eager = statistics.median(seconds[EAGER, count]) / time_each if (EAGER, count) in seconds else float("nan")
-        print(
-            f"| {name} | {count} | {1e3 * time_each:.2f} ({1e3 * min(times):.2f}-{1e3 * max(times):.2f}) "
-            f"| {count / time_each:.1f} | {count * flops / time_each / rate:.0%} | {eager:.2f} | {memory[name]:.2f} |"
-        )
+                if way.name == EAGER:
+                    eager = run
+                    to_the_end.enter_context(own.pop_all())
+
+
+def opened(way: Way, batches: Sequence[np.ndarray], closing: ExitStack) -> tuple[Run, float]:
+    """A way that has run every batch, so that all is compiled, and the GB of the card that it then holds."""
+    torch.cuda.empty_cache()  # torch keeps what it took before, and would take none for this
+    before = torch.cuda.mem_get_info()[0]
+    run = closing.enter_context(way.open())
+    torch.cuda.empty_cache()  # what making it took
+    for pixels in batches:
+        run(pixels)
+    return run, (before - torch.cuda.mem_get_info()[0]) / 1e9
+
+
+def in_turns(runs: Sequence[Run], pixels: np.ndarray, rounds: int) -> list[list[float]]:
+    """The seconds of each, round by round."""
+    seconds: list[list[float]] = [[] for _ in runs]
+    for _ in range(rounds):
+        for run, own in zip(runs, seconds, strict=True):
+            started = time.perf_counter()
+            run(pixels)
+            own.append(time.perf_counter() - started)
+    return seconds
+
+
+def row(name: str, count: int, seconds: list[float], eager: list[float] | None, share: float, memory: float) -> str:
+    """Of the table; share: of the matrix rate, of one picture in a second."""
+    each = statistics.median(seconds)
+    ratio = f"{statistics.median(eager) / each:.2f}" if eager else "-"
+    return (
+        f"| {name} | {count} | {1e3 * each:.2f} ({1e3 * min(seconds):.2f}-{1e3 * max(seconds):.2f}) "
+        f"| {count / each:.1f} | {count * share / each:.0%} | {ratio} | {memory:.2f} |"
+    )
 
 
 def matrix_rate() -> float:
@@ -216,7 +258,11 @@ def answers(model: str) -> None:
     """First token and speed of a bundle's answers, its clip encoded before."""
     torch.cuda.empty_cache()
     before = torch.cuda.mem_get_info()[0]
-    with tempfile.TemporaryDirectory() as cache, Engine.open(model, device="cuda", note=print) as engine:
+    bundle = open_bundle(find_bundle(model))
+    layers, said = llm_layers(bundle)
+    print(f"\n{said}", flush=True)
+    with tempfile.TemporaryDirectory() as cache, Engine(bundle, device="cuda", gpu_layers=layers) as engine:
+        print(engine.placement.says, flush=True)
         os.environ["VLLAMA_CACHE"] = cache
         timeline = engine.index(_CLIP, fps=0.0)
         sampling = replace(engine.spec.llm.sampling, temperature=0.0, max_tokens=64)
@@ -231,6 +277,15 @@ def answers(model: str) -> None:
     print(f"\n{model}: first token {first:.1f} ms, {speed:.1f} tokens/s, {used:.2f} GB of device memory.")
 
 
+def llm_layers(bundle: Bundle) -> tuple[int, str]:
+    """How many layers of the language model go to the GPU beside the encoders, as `--gpu-layers auto` has it."""
+    facts, gpus = read_llm_facts(bundle.llm), gpu_memory()
+    room = usable_bytes(gpus, started=True) - encoders_gpu_bytes(graph_needs(bundle))
+    layers = layers_that_fit(facts, bundle.spec.llm.n_ctx, bundle.kv, room) if gpus else 0
+    can = "can use the GPU" if llama_supports_gpu_offload() else "is built for CPUs"
+    return layers, f"llama.cpp {can}: {layers} of {len(facts.blocks) + 1} layers of the language model are on the GPU."
+
+
 def driver() -> str:
     """Its version, as its own tool tells it."""
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
@@ -242,4 +297,7 @@ def driver() -> str:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except VllamaError as error:
+        sys.exit(f"bench_gpu: {error}")

@@ -10,9 +10,9 @@ import pytest
 
 from vllama.export import export_model
 from vllama.export.to_tensorrt import EngineOptions, add_engines, open_builder
-from vllama.runtime.backend_onnx import check_cuda
+from vllama.runtime.backend_onnx import check_cuda, check_kernels
 from vllama.runtime.bundle import Bundle, open_bundle
-from vllama.runtime.errors import BackendUnavailableError, FileError, SpecError
+from vllama.runtime.errors import BackendError, BackendUnavailableError, FileError, SpecError, VllamaError
 from vllama.runtime.gpus import Gpu, find_gpus
 from vllama.runtime.placement import Placement
 from vllama.runtime.spec import find_spec
@@ -20,6 +20,7 @@ from vllama.runtime.tensorrt import check_engines
 
 _WEIGHTS = Path(__file__).parents[2] / "export" / "mini" / "weights"
 Engined = Callable[[Path], Bundle]
+Unbuilt = dict[Path, VllamaError]  # a bundle's folder, and why it has no engines
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -39,18 +40,40 @@ def gpu() -> Gpu:
 
 
 @pytest.fixture(scope="session")
-def engined(gpu: Gpu, tmp_path_factory: pytest.TempPathFactory) -> Engined:
-    """A bundle with engines for this GPU; without them where TensorRT cannot build for it."""
+def unbuilt() -> Unbuilt:
+    return {}
+
+
+@pytest.fixture(scope="session")
+def engined(gpu: Gpu, unbuilt: Unbuilt, tmp_path_factory: pytest.TempPathFactory) -> Engined:
+    """A bundle with engines for this GPU; where they cannot be built it is as it was, since ONNX Runtime needs none."""
 
     def add(folder: Path) -> Bundle:
         bundle = open_bundle(Path(shutil.copytree(folder, tmp_path_factory.mktemp("engined") / folder.name)))
-        try:
-            builder = open_builder(EngineOptions(targets=(gpu.capability,)))
-        except (BackendUnavailableError, SpecError):
-            return bundle
-        return add_engines(bundle, builder, lambda part, done, total: None, lambda cost: None)
+        made, error = with_engines(bundle, gpu)
+        if error is not None:
+            unbuilt[bundle.folder] = error
+        return made
 
     return add
+
+
+def with_engines(bundle: Bundle, gpu: Gpu) -> tuple[Bundle, VllamaError | None]:
+    """A bundle with engines for a GPU, or as it was and what hinders them."""
+    try:
+        builder = open_builder(EngineOptions(targets=(gpu.capability,)))
+        return add_engines(bundle, builder, lambda part, done, total: None, lambda cost: None), None
+    except (BackendError, FileError, SpecError) as error:
+        return bundle, error
+
+
+def check_built(bundle: Bundle, unbuilt: Unbuilt) -> None:
+    """Skip what needs engines that TensorRT does not build here; fail where it tried and could not."""
+    error = unbuilt.get(bundle.folder)
+    if isinstance(error, BackendUnavailableError | SpecError):
+        pytest.skip(str(error))
+    if error is not None:
+        pytest.fail(f"no engines: {error}", pytrace=False)
 
 
 @pytest.fixture(scope="session")
@@ -66,22 +89,33 @@ def exact_miniature(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 @pytest.fixture(scope="session")
-def miniature(engined: Engined, gpu: Gpu, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def miniature(engined: Engined, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The miniature in fp16."""
     return engined(_miniature(tmp_path_factory.mktemp("miniature") / "fp16", "fp16").folder)
 
 
 @pytest.fixture(scope="session", params=["onnx", "tensorrt"])
-def placement(request: pytest.FixtureRequest, gpu: Gpu, tiny: Bundle) -> Placement:
+def placement(request: pytest.FixtureRequest, gpu: Gpu, tiny: Bundle, unbuilt: Unbuilt) -> Placement:
     """Each way to run the encoders on the GPU, as far as it is installed and knows this GPU."""
+    if request.param == "tensorrt":
+        check_built(tiny, unbuilt)
     try:
         if request.param == "onnx":
+            check_kernels(gpu)
             check_cuda()
         else:
             check_engines(tiny, gpu)
     except (BackendUnavailableError, FileError) as error:
         pytest.skip(str(error))
     return Placement(request.param, gpu)
+
+
+@pytest.fixture
+def built_miniature(placement: Placement, miniature: Bundle, unbuilt: Unbuilt) -> Bundle:
+    """The same, with what the placement runs."""
+    if placement.runner == "tensorrt":
+        check_built(miniature, unbuilt)
+    return miniature
 
 
 def _miniature(out: Path, precision: str) -> Bundle:

@@ -1,10 +1,14 @@
 """Everything that needs an NVIDIA GPU, on a fresh machine: install, test, measure, write down. Not yet seen on a GPU.
 
-    python3.11 tests/gpu/run.py [--python PYTHON] [--entry video-llama-2-7b-chat] [--model BUNDLE] [--minutes 10]
+    python3.11 tests/gpu/run.py [--python PYTHON] [--entry video-llama-2-7b-chat] [--model BUNDLE] [--minutes 8]
+                                [--out FOLDER]
 
 Makes `.venv-gpu` and installs there the extra `cuda`, the TensorRT for RTX of the extra `rtx`, torch with CUDA and what
-the tests need, at the versions of constraints.txt; --python takes an environment that has all that. The tests of this
-folder run first, then bench_gpu.py; what they print becomes tests/bench/results/CARD-DATE.md.
+the tests need, at the versions of constraints.txt; --python takes an environment that has all that. Then the clock
+starts. The tests of this folder run first, since figures of a product whose answers are wrong are worth nothing, in at
+most two fifths of the time; bench_gpu.py gets what is left. What they print becomes FOLDER/CARD-DATE.md, which is
+written again with every line: what was found before this is killed is there. Its first line says through what
+tests passed on the GPU; where all were skipped, the exit code is 3.
 """
 
 from __future__ import annotations
@@ -19,6 +23,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,25 +33,72 @@ CONSTRAINTS = ROOT / ".dev" / "constraints.txt"
 RESULTS = ROOT / "tests" / "bench" / "results"
 RTX = ("tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu13-libs", "cuda-bindings")  # without the onnxruntime of the extra
 _LEAST_SECONDS = 60
+_TESTS = 0.4  # of the time, at most
 _LATE = 124  # as the exit code of `timeout`
+_NOTHING = 3
+# With -s and -vv: a test's name, what it prints, and its verdict. The first word of a parameter is the way it ran.
+_PASSED = re.compile(r"::\w+\[(onnx|tensorrt)\b[^\]\n]*\](?:(?!::).)*?\bPASSED\b", re.DOTALL)
+_WAYS = {"onnx": "ONNX Runtime", "tensorrt": "TensorRT"}
+
+
+@dataclass
+class Results:
+    """The file of results, as far as they go; path: where it is."""
+
+    path: Path
+    tests: str = ""
+    bench: str = ""
+
+    def ran(self) -> list[str]:
+        """The ways in which a test of vllama passed on the GPU."""
+        return [_WAYS[way] for way in sorted(set(_PASSED.findall(self.tests)))]
+
+    def title(self) -> str:
+        """Whose results these are, and of what."""
+        passed = f"tests of vllama passed on the GPU through {' and '.join(self.ran())}"
+        none = "NO TEST OF VLLAMA PASSED ON THE GPU; what they print, below, says why"
+        return f"{self.path.stem}: {passed if self.ran() else none}"
+
+    def write(self) -> None:
+        """The whole file or, if this ends meanwhile, the one before."""
+        text = f"# {self.title()}\n\n{self.bench.strip()}\n\n## Tests\n\n```\n{self.tests.strip()}\n```\n"
+        part = self.path.with_name(f"{self.path.name}.part")
+        try:
+            part.write_text(text, "utf-8")
+            os.replace(part, self.path)
+        finally:
+            part.unlink(missing_ok=True)
 
 
 def main() -> int:
-    """Run the steps, each with what is left of the time; the exit code is that of the tests."""
+    """Run the steps; the exit code is that of the tests, then of the bench."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--python", type=Path, help="of an environment that has everything")
     parser.add_argument("--entry", default="video-llama-2-7b-chat", help="whose dimensions are measured")
     parser.add_argument("--model", help="a bundle for GPUs, whose answers are timed, too")
-    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--minutes", type=float, default=8.0, help="for tests and measurements, after installing")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
     given = parser.parse_args()
-    end = time.monotonic() + 60 * given.minutes
     python = given.python or installed()
-    tests = run(end, python, "-m", "pytest", "-m", "gpu", "-q", "-rs", "-s", "tests/gpu")
+    seconds, started = 60 * given.minutes, time.monotonic()
+    given.out.mkdir(parents=True, exist_ok=True)
+    results = Results(given.out / f"{card(python)}-{datetime.date.today().isoformat()}.md")
+
+    def tested(line: str) -> None:
+        results.tests += line
+        results.write()
+
+    def measured(line: str) -> None:
+        results.bench += line
+        results.write()
+
+    # -vv: each verdict and the reason of each skip at once. -W: what a newer library warns of is no failure here.
+    pytest = ("-m", "pytest", "-m", "gpu", "-vv", "-s", "-W", "default", "tests/gpu")
+    tests = run(started + _TESTS * seconds, tested, python, *pytest)
     more = ["--model", given.model] if given.model else []
-    bench = run(end, python, "tests/gpu/bench_gpu.py", "--entry", given.entry, *more)
-    path = written(card(python), tests, bench)
-    print(f"\n{path}")
-    return tests.returncode or bench.returncode
+    bench = run(started + seconds, measured, python, "tests/gpu/bench_gpu.py", "--entry", given.entry, *more)
+    print(f"\n{results.path}\n{results.title()}")
+    return tests or bench or (0 if results.ran() else _NOTHING)
 
 
 def installed() -> Path:
@@ -58,18 +111,20 @@ def installed() -> Path:
     return python
 
 
-def run(end: float, python: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """A step, printed as it goes and kept; it is stopped when the time is over."""
+def run(end: float, told: Callable[[str], None], python: Path, *arguments: str) -> int:
+    """A step, whose lines are printed and told as they come; it is stopped when the time is over.
+
+    Returns: its exit code.
+    """
     print(f"$ python {' '.join(arguments)}", flush=True)
     left = max(_LEAST_SECONDS, end - time.monotonic())
-    command = [str(python), *arguments]
-    # Unbuffered: what a step had printed when it is stopped is all that is left of it.
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / ".dev"), "PYTHONUNBUFFERED": "1"}
+    # Unbuffered: what a step had printed when it is stopped is all that is left of it. Wide: pytest breaks no reason.
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / ".dev"), "PYTHONUNBUFFERED": "1", "COLUMNS": "400"}
     process = subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        errors="replace", start_new_session=True,
+        [str(python), *arguments], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True, errors="replace", start_new_session=True,
     )  # fmt: skip
-    late, shown = threading.Event(), list[str]()
+    late = threading.Event()
 
     def end_late() -> None:
         late.set()
@@ -82,16 +137,16 @@ def run(end: float, python: Path, *arguments: str) -> subprocess.CompletedProces
             assert process.stdout is not None
             for line in process.stdout:
                 print(line, end="", flush=True)
-                shown.append(line)
+                told(line)
     finally:
         timer.cancel()
         stop(process)
-    code = process.returncode
-    if late.is_set():
-        code = _LATE
-        shown.append(f"\nstopped after {left:.0f} s\n")
-        print(shown[-1], flush=True)
-    return subprocess.CompletedProcess(command, code, "".join(shown))
+    if not late.is_set():
+        return process.returncode
+    last = f"\nstopped after {left:.0f} s\n"
+    print(last, flush=True)
+    told(last)
+    return _LATE
 
 
 def stop(process: subprocess.Popen[str]) -> None:
@@ -109,16 +164,6 @@ def card(python: Path) -> str:
     environment = {**os.environ, "PYTHONPATH": str(ROOT / ".dev")}
     done = subprocess.run([str(python), "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
     return re.sub(r"\W+", "-", done.stdout.strip()).lower() or "no-gpu"
-
-
-def written(name: str, tests: subprocess.CompletedProcess[str], bench: subprocess.CompletedProcess[str]) -> Path:
-    """The file of results."""
-    today = datetime.date.today().isoformat()
-    path = RESULTS / f"{name}-{today}.md"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    parts = [f"# {name}, {today}", "", bench.stdout.strip(), "", "## Tests", "", "```", tests.stdout.strip(), "```", ""]
-    path.write_text("\n".join(parts), "utf-8")
-    return path
 
 
 if __name__ == "__main__":

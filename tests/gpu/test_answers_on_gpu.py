@@ -30,9 +30,9 @@ def on_cpu(
 
 
 def test_answers_of_the_miniature_are_those_of_fp32_on_the_cpu(
-    placement: Placement, miniature: Bundle, questions: list[KnownAnswer], on_cpu: list[str], tmp_path: Path
+    placement: Placement, built_miniature: Bundle, questions: list[KnownAnswer], on_cpu: list[str], tmp_path: Path
 ) -> None:
-    found = answers(miniature, questions, tmp_path, placement.device, placement.runner)
+    found = answers(built_miniature, questions, tmp_path, placement.device, placement.runner)
     differing = [
         f"{each.question} {wanted!r}, on the GPU {said!r}"
         for each, wanted, said in zip(questions, on_cpu, found, strict=True)

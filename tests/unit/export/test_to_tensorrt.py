@@ -24,6 +24,7 @@ from vllama.runtime.bundle import Bundle, FileRecord, hash_file, open_bundle, re
 from vllama.runtime.errors import BackendUnavailableError, FileError, SpecError
 from vllama.runtime.memory import position_count
 from vllama.runtime.spec import ModelSpec
+from vllama.runtime.tensorrt import make_log
 
 pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT for RTX is not made for this system")
 _WIDTH = 1024
@@ -111,6 +112,13 @@ def test_engine_of_another_graph_target_or_version_is_built_again(sound: Bundle)
         assert not is_current(other, "audio", builder), changed
     assert built(sound, NEWEST) == ["audio.engine"]
     assert read_manifest(sound.folder).engines["audio"].targets == ("12.0",)
+
+
+def test_failure_of_an_older_build_is_no_reason_of_the_next(sound: Bundle) -> None:
+    log = make_log(open_builder(NEWEST).library)
+    log.errors.append("an older failure")
+    assert built(sound, NEWEST) == ["audio.engine"]
+    assert "an older failure" not in log.errors
 
 
 def test_damaged_or_lost_engine_is_built_again(sound: Bundle) -> None:
@@ -241,7 +249,8 @@ def test_what_is_there_must_be_what_is_asked_for(
 
 
 def test_profiles_cover_one_picture_live_use_and_whole_clips(vicuna_spec: ModelSpec) -> None:
-    assert profiles("frames", vicuna_spec) == profiles("clips", vicuna_spec) == [(1, 1, 1), (1, 2, 4), (8, 16, 32)]
+    batches = [(1, 1, 1), (1, 2, 4), (8, 8, 8), (8, 16, 32)]
+    assert profiles("frames", vicuna_spec) == profiles("clips", vicuna_spec) == batches
     assert profiles("audio", vicuna_spec) == [(1, 8, 8)]
     (few, many) = profiles("video", vicuna_spec)
     assert few == (1, 8, 8)

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import _ctypes
+import ctypes
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -100,6 +103,30 @@ def test_device_that_is_not_there_is_named(graph: Path) -> None:
             open_backend(graph, "cuda")
 
 
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("raise ImportError('libstdc++ is too old')", "onnxruntime cannot be loaded (libstdc++ is too old); install"),
+        ("import numpy.nothing", "onnxruntime cannot be loaded (No module named 'numpy.nothing'); install"),
+        (None, "onnxruntime is not installed; install `vllama[cpu]`"),
+    ],
+)
+def test_runtime_that_is_there_and_cannot_be_loaded_is_not_said_to_be_missing(
+    code: str | None, words: str, graph: Path, tmp_path: Path
+) -> None:
+    if code is not None:
+        (tmp_path / "onnxruntime.py").write_text(code)
+    lines = [
+        "import sys, pathlib",
+        "from vllama.runtime.backend_onnx import OnnxBackend",
+        "sys.path[:] = [sys.argv[1]]",
+        "OnnxBackend(pathlib.Path(sys.argv[2]))",
+    ]
+    command = [sys.executable, "-c", "\n".join(lines), str(tmp_path), str(graph)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert words in done.stderr.splitlines()[-1]
+
+
 def test_library_that_cuda_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a build that claims to have CUDA; this one's own part of it is not there."""
     import onnxruntime
@@ -134,9 +161,25 @@ def test_cuda_is_looked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
     monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: calls.append(1))
     monkeypatch.setattr(backend_onnx, "_LIBRARIES", ("providers_shared",))  # the part that builds for CPUs have, too
+    monkeypatch.setattr(backend_onnx, "_CUDNN", _ctypes.__file__)  # any library
     check_cuda()
     check_cuda()
     assert calls == [1]
+
+
+def test_cudnn_is_looked_for_before_a_convolution_needs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    import onnxruntime
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(backend_onnx, "_LIBRARIES", ("providers_shared",))
+    try:
+        ctypes.CDLL(backend_onnx._CUDNN)
+    except OSError:
+        words = r"^ONNX Runtime cannot use CUDA: .*cudnn.*; install `vllama\[cuda\]` with its CUDA packages, or use"
+        with pytest.raises(BackendUnavailableError, match=words):
+            check_cuda()
+    else:
+        check_cuda()
 
 
 def test_gpu_that_fails_is_told_and_never_replaced_by_the_cpu(

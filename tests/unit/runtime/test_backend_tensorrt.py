@@ -6,12 +6,14 @@ import ctypes
 import os
 import shutil
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from vllama.export.to_tensorrt import EngineOptions, add_engines, open_builder
@@ -116,12 +118,13 @@ def test_missing_cuda_bindings_are_named(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 class FakeCuda:
-    """The calls of CUDA's runtime that are made, on a GPU of 64 bytes beside a host of so many."""
+    """The calls of CUDA's runtime that are made, on a GPU of so many bytes beside a host of so many."""
 
     cudaError_t = SimpleNamespace(cudaErrorInsufficientDriver=35)
+    cudaMemcpyKind = SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2)
 
-    def __init__(self, host_bytes: int = 64) -> None:
-        self.free = {"gpu": 64, "host": host_bytes}
+    def __init__(self, host_bytes: int = 64, gpu_bytes: int = 64) -> None:
+        self.free = {"gpu": gpu_bytes, "host": host_bytes}
         self.held: dict[int, tuple[str, Any]] = {}
         self.streams = 0
 
@@ -134,6 +137,13 @@ class FakeCuda:
 
     def cudaStreamDestroy(self, stream: str) -> tuple[int]:
         self.streams -= 1
+        return (0,)
+
+    def cudaStreamSynchronize(self, stream: str) -> tuple[int]:
+        return (0,)
+
+    def cudaMemcpyAsync(self, target: int, source: int, size: int, kind: int, stream: str) -> tuple[int]:
+        ctypes.memmove(target, source, size)
         return (0,)
 
     def cudaMalloc(self, size: int) -> tuple[int, int]:
@@ -173,6 +183,7 @@ def backend_of(cuda: FakeCuda, **attributes: Any) -> Any:
         "_path": Path("frames.engine"),
         "_gpu": CARD,
         "_log": SimpleNamespace(errors=[]),
+        "_ranges": [[(0, 1, 1)], [(0, 8, 32)]],
     }
     for name, value in {**known, **attributes}.items():
         setattr(backend, name, value)
@@ -205,15 +216,34 @@ def test_engine_that_is_not_taken_leaves_no_stream(bundle: Bundle, monkeypatch: 
     assert cuda.streams == 0
 
 
+def test_engine_that_is_refused_gives_no_older_reason(tmp_path: Path) -> None:
+    path = tmp_path / "frames.engine"
+    path.write_bytes(b"engine")
+    log = SimpleNamespace(errors=["an older failure"])
+    runtime = SimpleNamespace(deserialize_cuda_engine=lambda blob: None)
+    backend = backend_of(FakeCuda(), _path=path, _log=log, _runtime=runtime, _library=load_library("tensorrt_rtx"))
+    with pytest.raises(FileError, match=r"does not take this engine \(it gives no reason\); build it again"):
+        backend._loaded()
+
+
 def test_full_tensorrt_needs_nothing_of_the_one_for_rtx() -> None:
     """It has runtime configurations, too, and neither CUDA graphs nor compiled kernels in them."""
-    made = iter(["context", None])
-    engine = SimpleNamespace(create_runtime_config=object, create_execution_context=lambda: next(made))
-    library = Library("tensorrt", SimpleNamespace(), "11.0")  # type: ignore[arg-type]
-    backend = backend_of(FakeCuda(), _library=library, _engine=engine)
+    made, asked = iter(["context", None]), list[str]()
+
+    def create(strategy: str) -> str | None:
+        asked.append(strategy)
+        return next(made)
+
+    engine = SimpleNamespace(create_runtime_config=object, create_execution_context=create)
+    strategies = SimpleNamespace(ON_PROFILE_CHANGE="of one profile")
+    module = SimpleNamespace(ExecutionContextAllocationStrategy=strategies)
+    library = Library("tensorrt", module, "11.0")  # type: ignore[arg-type]
+    backend = backend_of(FakeCuda(), _library=library, _engine=engine, _log=SimpleNamespace(errors=["an older one"]))
     assert backend._made_context() == "context"
-    with pytest.raises(BackendError, match=r"frames\.engine: not enough memory on Card \(it gives no reason\)"):
+    words = r"frames\.engine: not enough memory on Card \(it gives no reason\); close what else .* --engine onnx"
+    with pytest.raises(BackendError, match=words):
         backend._made_context()
+    assert asked == ["of one profile"] * 2
 
 
 def test_kernels_of_a_shape_are_compiled_before_it_runs(tmp_path: Path) -> None:
@@ -221,15 +251,122 @@ def test_kernels_of_a_shape_are_compiled_before_it_runs(tmp_path: Path) -> None:
     library = load_library("tensorrt_rtx")
     taken: list[object] = []
     cache = SimpleNamespace(deserialize=taken.append)
-    config = SimpleNamespace(create_runtime_cache=lambda: cache, set_runtime_cache=taken.append)
+    memory: list[Any] = []
+    config = SimpleNamespace(
+        create_runtime_cache=lambda: cache,
+        set_runtime_cache=taken.append,
+        set_execution_context_allocation_strategy=memory.append,
+    )
     engine = SimpleNamespace(create_runtime_config=lambda: config, create_execution_context=lambda config: "context")
     backend = backend_of(FakeCuda(), _library=library, _engine=engine, _cache_path=tmp_path / "kernels")
     assert (backend._made_context(), taken) == ("context", [cache])
     (tmp_path / "kernels").write_bytes(b"compiled before")
     assert (backend._made_context(), taken[1:]) == ("context", [b"compiled before", cache])
     assert config.dynamic_shapes_kernel_specialization_strategy.name == "EAGER"
-    for name in ("cuda_graph_strategy", "dynamic_shapes_kernel_specialization_strategy"):
+    assert config.cuda_graph_strategy.name == "WHOLE_GRAPH_CAPTURE"
+    assert {each.name for each in memory} == {"ON_PROFILE_CHANGE"}
+    backend._ranges = [[(1, 1, 8), (0, 1, 8)], [(1, 9, 256), (0, 9, 256)]]  # as of `video`
+    assert backend._made_context() == "context"
+    assert config.dynamic_shapes_kernel_specialization_strategy.name == "NONE"
+    assert config.cuda_graph_strategy.name == "DISABLED"
+    for name in vars(config):
         assert hasattr(library.module.IRuntimeConfig, name), name
+
+
+class FakeContext:
+    """One that hands its input on, unless it is told to fail."""
+
+    def __init__(self) -> None:
+        self.shape: tuple[int, ...] = ()
+        self.addresses: dict[str, int] = {}
+        self.runs = self.changes = True
+        self.profiles: list[int] = []
+
+    def set_optimization_profile_async(self, index: int, stream: str) -> bool:
+        self.profiles.append(index)
+        return self.changes
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        self.shape = shape
+        return True
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return self.shape
+
+    def set_tensor_address(self, name: str, address: int) -> None:
+        self.addresses[name] = address
+
+    def execute_async_v3(self, stream: str) -> bool:
+        ctypes.memmove(self.addresses["y"], self.addresses["x"], 4 * int(np.prod(self.shape)))
+        return self.runs
+
+
+def running(path: Path, **attributes: Any) -> tuple[Any, FakeContext, list[int]]:
+    """A backend that hands `x` on as `y`, its context, and what it kept on disk."""
+    kept: list[int] = []
+
+    def serialize() -> bytes:
+        kept.append(len(kept))
+        return b"compiled"
+
+    context = FakeContext()
+    known = {
+        "_lock": threading.Lock(),
+        "_stream": "stream",
+        "_inputs": ["x"],
+        "_outputs": ["y"],
+        "_profile": 0,
+        "_compiled": set(),
+        "_context": context,
+        "_cache": SimpleNamespace(serialize=serialize),
+        "_cache_path": path,
+    }
+    return backend_of(FakeCuda(1 << 12, 1 << 12), **{**known, **attributes}), context, kept
+
+
+def rows(count: int) -> dict[str, np.ndarray]:
+    return {"x": np.arange(2.0 * count, dtype=np.float32).reshape(count, 2)}
+
+
+def test_compiled_kernels_are_kept_as_soon_as_a_shape_ran(tmp_path: Path) -> None:
+    """A process that is killed closes nothing."""
+    path = tmp_path / "kernels"
+    backend, _, kept = running(path)
+    for count, times in ((1, 1), (1, 1), (8, 2), (9, 3), (8, 3), (1, 3)):
+        np.testing.assert_array_equal(backend.run(rows(count))["y"], rows(count)["x"])
+        assert len(kept) == times, count
+    assert path.read_bytes() == b"compiled"
+
+
+def test_where_no_shape_is_compiled_only_what_a_profile_needs_is_kept(tmp_path: Path) -> None:
+    backend, _, kept = running(tmp_path / "kernels", _ranges=[[(0, 1, 8)], [(0, 9, 256)]])
+    for count, times in ((1, 1), (2, 1), (9, 2), (10, 2), (3, 2)):
+        backend.run(rows(count))
+        assert len(kept) == times, count
+
+
+def test_run_that_fails_keeps_nothing_and_gives_no_older_reason(tmp_path: Path) -> None:
+    log = SimpleNamespace(errors=["an older failure"])
+    backend, context, kept = running(tmp_path / "kernels", _log=log)
+    context.runs = False
+    with pytest.raises(BackendError, match=r"TensorRT cannot run it \(it gives no reason\); try --engine onnx"):
+        backend.run(rows(1))
+    assert kept == []
+
+
+def test_profile_that_could_not_be_chosen_is_chosen_again_by_the_next_run(tmp_path: Path) -> None:
+    backend, context, _ = running(tmp_path / "kernels")
+    context.changes = False
+    with pytest.raises(BackendError, match=r"profile 1 cannot be used on Card .*; close what else .* --engine onnx"):
+        backend.run(rows(8))
+    context.changes = True
+    backend.run(rows(1))
+    assert context.profiles == [1, 0]
+
+
+def test_library_has_one_log() -> None:
+    log = make_log(load_library("tensorrt_rtx"))
+    assert make_log(load_library()) is log
 
 
 def test_compiled_kernels_are_kept_whole_or_not_at_all(tmp_path: Path) -> None:

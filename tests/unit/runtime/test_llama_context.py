@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import ctypes
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -113,6 +116,61 @@ def test_the_devices_of_llama_cpp_tell_their_memory() -> None:
     assert all(memory.name and 0 < memory.free <= memory.total for _, memory in _devices())
     assert len(_devices()) >= 1  # the CPU, at least
     assert len(gpu_memory()) < len(_devices())  # which is no GPU
+
+
+class FileOf(ctypes.Structure):
+    """Dl_info of dlfcn.h."""
+
+    _fields_ = (
+        ("file", ctypes.c_char_p),
+        ("base", ctypes.c_void_p),
+        ("name", ctypes.c_char_p),
+        ("address", ctypes.c_void_p),
+    )
+
+
+class Strict:
+    """A library that finds what is in itself alone, as on Windows."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self.library = library
+
+    def __getattr__(self, name: str) -> Any:
+        function, found = getattr(self.library, name), FileOf()
+        assert ctypes.CDLL(None).dladdr(ctypes.cast(function, ctypes.c_void_p), ctypes.byref(found))
+        if not Path(os.fsdecode(found.file)).samefile(self.library._name):
+            raise AttributeError(f"{name} is in {found.file!r}, not in {self.library._name}")
+        return function
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there every library is strict")
+def test_the_devices_are_asked_of_the_library_that_knows_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    from llama_cpp import _ctypes_extensions, _ggml
+
+    load = _ctypes_extensions.load_shared_library
+    monkeypatch.setattr(_ggml, "libggml", Strict(_ggml.libggml))
+    monkeypatch.setattr(_ctypes_extensions, "load_shared_library", lambda name, folder: Strict(load(name, folder)))
+    assert _devices()
+
+
+@pytest.mark.parametrize("layers", [0, 1])
+def test_without_layers_there_a_gpu_gets_no_work(
+    layers: int, path: Path, cancel: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """llama.cpp offloads the KV cache and the products of a long prompt unless it is told not to."""
+    from llama_cpp import llama_cpp as library
+
+    made: list[tuple[bool, bool]] = []
+    create = library.llama_init_from_model
+
+    def seen(model: int, params: Any) -> Any:
+        made.append((params.offload_kqv, params.op_offload))
+        return create(model, params)
+
+    monkeypatch.setattr(library, "llama_supports_gpu_offload", lambda: True)  # without one the layers stay here
+    monkeypatch.setattr(library, "llama_init_from_model", seen)
+    LlamaContext(path, 64, LlmSettings(1, gpu_layers=layers), cancel).close()
+    assert made == [(layers > 0, layers > 0)]
 
 
 @pytest.mark.parametrize(("refused", "fewer"), [(33, 24), (24, 18), (2, 1), (1, 0)])

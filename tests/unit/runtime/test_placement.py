@@ -159,6 +159,35 @@ def test_int8_graphs_stay_on_the_cpu_and_are_refused_elsewhere(runner: str, int8
         assert found.says.count("int8") == 1
 
 
+@pytest.mark.usefixtures("cuda")
+@pytest.mark.parametrize("capability", ["6.1", "7.0", "7.2", "10.0", "10.3", "11.0", "13.0"])
+def test_gpu_that_onnx_runtime_has_no_kernels_for_is_left_or_refused(
+    capability: str, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(placement, "find_gpus", lambda: (replace(CARD, capability=capability),))
+    words = (
+        f"ONNX Runtime has no kernels for Card, compute capability {capability}, only for 7.5, 8.0, 8.6, 8.9, 9.0, "
+        "12.0; use --device cpu"
+    )
+    found = place(bundle, "auto", "onnx")
+    assert found == Placement(says=f"the encoders run on the CPU, not on Card: {words}")
+    with pytest.raises(BackendUnavailableError) as error:
+        place(bundle, "cuda", "onnx")
+    assert str(error.value) == words
+
+
+@pytest.mark.usefixtures("cuda")
+@pytest.mark.parametrize("capability", ["7.5", "8.0", "8.6", "8.7", "8.9", "9.0", "12.0", "12.1"])
+def test_gpu_that_runs_the_kernels_of_an_older_one_is_taken(
+    capability: str, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = replace(CARD, capability=capability)
+    monkeypatch.setattr(placement, "find_gpus", lambda: (card,))
+    assert place(bundle, "auto", "onnx") == Placement(
+        "onnx", card, "the encoders run on Card (cuda:0) with ONNX Runtime"
+    )
+
+
 @pytest.mark.usefixtures("gpu")
 def test_number_that_no_gpu_has_is_refused(bundle: Bundle) -> None:
     with pytest.raises(BackendUnavailableError, match="there is no cuda:3; there are cuda:0"):

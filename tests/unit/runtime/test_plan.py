@@ -145,6 +145,14 @@ def test_the_whole_7b_with_sound_goes_to_a_gpu_of_8_gb() -> None:
     assert plan.ram_answering < 400 * MB
 
 
+def test_encoders_on_a_gpu_keep_what_their_largest_batches_took() -> None:
+    """Both stay open, and neither takes from the other."""
+    weights = sum(need.gpu_weights for need in GRAPHS.values())
+    alone = {name: need for name, need in GRAPHS.items() if name != "clips"}
+    assert encoders_gpu_bytes(GRAPHS) == weights + 8 * (22 + 10) * MB + 256 * MB
+    assert encoders_gpu_bytes(GRAPHS) - encoders_gpu_bytes(alone) == 91 * MB + 8 * 10 * MB
+
+
 def test_what_does_not_go_to_the_gpu_stays_in_ram() -> None:
     alone = make_plan(SEVEN, GRAPHS, 2048, "f16")
     plan = make_plan(SEVEN, GRAPHS, 2048, "f16", gpu_budget=4_000 * MB, gpu_encoders=True)
