@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import math
+import os
 import sys
 from importlib import import_module
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -32,6 +35,10 @@ _EXIT_CODES: tuple[tuple[type[VllamaError], int], ...] = (
     (VllamaError, 1),
 )
 
+_UsageError: type[Exception] = typer.BadParameter.mro()[1]  # which typer has under no public name
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
+_NO_OUTPUT = {errno.EIO, errno.EBADF, errno.EFBIG, errno.ECONNRESET}
+
 # Each is the function, or the app, of the file of that name.
 _COMMANDS = {
     "ask": "ask", "bench": "bench", "chat": "chat", "demo": "demo", "devices": "devices", "eval": "evaluate",
@@ -48,7 +55,7 @@ class _Commands(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         for name in [cmd_name] if cmd_name in _COMMANDS else _COMMANDS:  # all of them, to suggest one for a slip
             if name not in self.commands:
-                self.add_command(_load(name), name)
+                self.add_command(_strict(_load(name)), name)
         return self.commands.get(cmd_name)
 
 
@@ -59,6 +66,20 @@ def _load(name: str) -> Any:
     alone = typer.Typer(add_completion=False)
     alone.command(name)(found)
     return typer.main.get_command(alone)
+
+
+def _strict(command: Any) -> Any:
+    """Its options refuse what is no finite number, which passes any `min`."""
+    for each in (command, *getattr(command, "commands", {}).values()):
+        for option in each.params:
+            option.callback = option.callback or _finite
+    return command
+
+
+def _finite(ctx: Any, option: Any, value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is no finite number", ctx=ctx, param=option)
+    return value
 
 
 app = typer.Typer(
@@ -75,11 +96,52 @@ app = typer.Typer(
 def main() -> None:
     """Run the command; one line on stderr and an exit code for everything that vllama raises."""
     try:
-        app()
+        try:
+            code = app(prog_name="vllama", standalone_mode=False)
+        finally:
+            sys.stdout.flush()  # what fails when Python ends is a traceback
     except VllamaError as error:
-        line = " ".join(str(error).split())
-        print(f"vllama: {line}", file=sys.stderr)
-        sys.exit(next(code for kind, code in _EXIT_CODES if isinstance(error, kind)))
+        _fail(str(error), next(code for kind, code in _EXIT_CODES if isinstance(error, kind)))
+    except _UsageError as error:
+        _fail(_usage(error), 2)
+    except OSError as error:
+        if error.filename is not None or error.errno not in {errno.EPIPE, *_NO_SPACE, *_NO_OUTPUT}:
+            raise
+        _discard(sys.stdout)
+        if error.errno == errno.EPIPE:  # whoever read it has seen enough
+            sys.exit(1)
+        advice = "free some space" if error.errno in _NO_SPACE else "send it elsewhere"
+        _fail(f"the output cannot be written: {error.strerror}; {advice}", 7 if error.errno in _NO_SPACE else 1)
+    sys.exit(code or 0)
+
+
+def _fail(words: str, code: int) -> NoReturn:
+    if words:
+        try:
+            print(f"vllama: {' '.join(words.split())}", file=sys.stderr, flush=True)
+        except OSError:  # there is nowhere left to say it: the exit code does
+            _discard(sys.stderr)
+    sys.exit(code)
+
+
+def _usage(error: Any) -> str:
+    """What typer says, and the value, which its words may lack; nothing where it has printed the help itself."""
+    words = " ".join(error.format_message().split()).replace("Value error, ", "").rstrip(".")
+    if not words:
+        return ""
+    if found := getattr(error.__cause__, "errors", None):  # pydantic's
+        value = found()[0]["input"]
+        words += f": {value!r}" * (repr(value) not in words)
+    option = getattr(error, "option_name", "--")
+    if not option.startswith("--"):
+        given = next((word for word in sys.argv[1:] if word.startswith(option) and word != option), None)
+        words += f" in {given}; a file of that name is ./{given}" * (given is not None)
+    return f"{words}; see `{error.ctx.command_path if error.ctx else 'vllama'} --help`"
+
+
+def _discard(stream: Any) -> None:
+    """What it holds back is dropped; else Python would try again when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 @app.callback()

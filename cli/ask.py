@@ -18,7 +18,7 @@ from .render import encoding_bar, evidence_line, print_json, print_stream
 
 
 def ask(
-    clip: Annotated[Path, typer.Argument(help="A video, a sound file or a picture.")],
+    clip: Annotated[Path, typer.Argument(readable=False, help="A video, a sound file or a picture.")],
     question: Annotated[
         list[str] | None,
         typer.Argument(
@@ -77,11 +77,11 @@ def ask(
 def _questions(given: list[str]) -> Iterator[str]:
     for text in given:
         if text != "-":
-            yield text
+            yield options.clean(text)
         elif sys.stdin.isatty():
             raise SpecError("no question was given; write one after the clip, or pipe a line each into stdin")
         else:
-            lines = [line.strip() for line in sys.stdin if line.strip()]
+            lines = [options.clean(line.strip()) for line in sys.stdin if line.strip()]
             if not lines:
                 raise SpecError("stdin holds no question; pipe a line each")
             yield from lines

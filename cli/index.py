@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -54,7 +54,7 @@ index.command()(rm)
 @index.command()
 def add(
     paths: Annotated[
-        list[Path], typer.Argument(metavar="VIDEO...", help="Files, and folders with all that is in them.")
+        list[Path], typer.Argument(metavar="VIDEO...", readable=False, help="Files, and folders with all in them.")
     ],
     fps: Annotated[float, typer.Option(min=0.0, help="Pictures per second; 0: only those of the whole clip.")] = 1.0,
     model: options.Model = None,
@@ -65,12 +65,18 @@ def add(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per file.")] = False,
 ) -> None:
     """Encode clips into the cache: what is there is not encoded again, and what was interrupted goes on."""
-    clips = list(_clips(paths))
+    clips, problems = _clips(paths)
+    if len(problems) == 1 and not clips:
+        raise problems[0]
+    for problem in problems:
+        _say(problem)
+    if not clips:
+        raise typer.Exit(4)
     with verifying_bar() as verifying:
         engine = Engine.open(
             model, device=device, runner=runner, threads=threads, answers=False, note=options.note, progress=verifying
         )
-    failed = 0
+    failed, total = len(problems), len(clips) + len(problems)
     with engine:
         for clip in clips:
             started = time.perf_counter()
@@ -80,9 +86,9 @@ def add(
                         clip, fps=fps, audio=audio, must_save=True, note=options.note, progress=encoding
                     )
             except MediaError as error:
-                if len(clips) == 1:
+                if total == 1:
                     raise
-                print(f"vllama: {' '.join(str(error).split())}", file=sys.stderr)
+                _say(error)
                 failed += 1
             except KeyboardInterrupt:
                 print(f"vllama: {clip}: stopped; what is encoded is kept, the same command goes on", file=sys.stderr)
@@ -90,25 +96,52 @@ def add(
             else:
                 _report(clip, timeline, time.perf_counter() - started, as_json=as_json)
     if failed:
-        print(f"vllama: {failed} of {len(clips)} files could not be indexed", file=sys.stderr)
+        what = "files and folders" if problems else "files"
+        print(f"vllama: {failed} of {total} {what} could not be indexed", file=sys.stderr)
         raise typer.Exit(4)
 
 
-def _clips(paths: list[Path]) -> Iterator[Path]:
-    """Every file that is named, and every media file in the folders; what is left out is said."""
+def _clips(paths: list[Path]) -> tuple[list[Path], list[MediaError]]:
+    """Every file that is named, and all in the folders that is media by its name; and what is wrong with folders.
+
+    A link that leads nowhere is media by its name, too: the runtime says what is wrong with it. Other files are said.
+    """
+    clips: list[Path] = []
+    problems: list[MediaError] = []
     for path in paths:
-        if not path.is_dir():
-            yield path
+        if not os.path.isdir(path):  # false also where it may not be looked at
+            clips.append(path)
             continue
-        files = [file for file in sorted(path.rglob("*")) if file.is_file() and not file.name.startswith(".")]
+        files, unread = _files(path)
         media = [file for file in files if file.suffix.lower() in _MEDIA]
         skipped = [str(file.relative_to(path)) for file in files if file.suffix.lower() not in _MEDIA]
         if skipped:
             named = ", ".join(skipped[:_NAMED]) + ", .." * (len(skipped) > _NAMED)
             print(f"{path}: skipped {len(skipped)} that are no video, sound or picture: {named}", file=sys.stderr)
-        if not media:
-            raise MediaError(f"{path}: holds no video, sound or picture; give another folder, or files by name")
-        yield from media
+        if not media and not unread:
+            problems.append(
+                MediaError(f"{path}: holds no video, sound or picture; give another folder, or files by name")
+            )
+        problems += unread
+        clips += media
+    return clips, problems
+
+
+def _files(folder: Path) -> tuple[list[Path], list[MediaError]]:
+    """All in it and below it that is not hidden; and the folders that cannot be read."""
+    unread: list[OSError] = []
+    files = [
+        Path(where, name)
+        for where, _, names in os.walk(folder, onerror=unread.append)
+        for name in names
+        if not name.startswith(".")
+    ]
+    words = "cannot be read ({}); give yourself the right to, or leave it out"
+    return sorted(files), [MediaError(f"{each.filename}: {words.format(each.strerror)}") for each in unread]
+
+
+def _say(error: MediaError) -> None:
+    print(f"vllama: {' '.join(str(error).split())}", file=sys.stderr)
 
 
 def _report(clip: Path, timeline: Timeline, seconds: float, *, as_json: bool) -> None:

@@ -11,10 +11,13 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from vllama.runtime import SpecError
 from vllama.runtime.catalogue import Entry, find_entries, list_entries, remove_entry
 from vllama.runtime.times import clock
+
+from .options import clean
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object per timeline.")]
 _What = "A file, or an id of `vllama index ls`, or its first characters."
@@ -42,7 +45,7 @@ def ls(as_json: AsJson = False) -> None:
             else ("", "", "", "")
         )
         cells = (str(entry.frames), str(entry.clips), size_text(entry.bytes), _state(entry))
-        table.add_row(entry.id[:8], *of, *cells)
+        table.add_row(*(Text(clean(cell)) for cell in (entry.id[:8], *of, *cells)))  # names may look like markup
     Console(width=None if sys.stdout.isatty() else 200, soft_wrap=True).print(table)
     print(_total(entries), file=sys.stderr)
 

@@ -17,6 +17,8 @@ from vllama.runtime.times import make_span
 
 from .render import verifying_bar
 
+_MAX_N_CTX = 1 << 20  # as `Backbone` has it
+
 Model = Annotated[
     str | None, typer.Option("--model", "-m", envvar="VLLAMA_MODEL", help="A bundle: its name or its folder.")
 ]
@@ -26,7 +28,9 @@ TopP = Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Keep the lik
 TopK = Annotated[int | None, typer.Option(min=0, help="Keep this many likeliest tokens; 0 keeps all.")]
 Seed = Annotated[int | None, typer.Option(min=0, help="Repeat a drawn answer.")]
 MaxTokens = Annotated[int | None, typer.Option("--max-tokens", "-n", min=1, help="Length of an answer.")]
-CtxSize = Annotated[int | None, typer.Option("--ctx-size", "-c", min=1, help="Positions of the context.")]
+CtxSize = Annotated[
+    int | None, typer.Option("--ctx-size", "-c", min=2, max=_MAX_N_CTX, help="Positions of the context.")
+]
 Threads = Annotated[int | None, typer.Option("--threads", "-t", min=1, envvar="VLLAMA_THREADS", help="CPU threads.")]
 GpuLayers = Annotated[
     Any,
@@ -66,7 +70,8 @@ Summarise = Annotated[
     typer.Option("--summarise", help="When the context is full, let a summary take the place of the oldest turns."),
 ]
 Record = Annotated[
-    Path | None, typer.Option("--record", help="Write all that an answer was made of, for `vllama replay`.")
+    Path | None,
+    typer.Option("--record", readable=False, help="Write all that an answer was made of, for `vllama replay`."),
 ]
 Webcam = Annotated[
     str | None,
@@ -80,7 +85,7 @@ Speech = Annotated[bool, typer.Option("--speech", help="What is said into the mi
 SpeechModel = Annotated[
     Path | None,
     typer.Option(
-        "--speech-model", metavar="DIR", envvar="VLLAMA_SPEECH_MODEL",
+        "--speech-model", metavar="DIR", envvar="VLLAMA_SPEECH_MODEL", readable=False,
         help="A Whisper in CTranslate2's format, for --speech and /talk.",
     ),
 ]  # fmt: skip
@@ -91,6 +96,7 @@ Aloud = Annotated[bool, typer.Option("--aloud", help="Read answers aloud, with t
 Headphones = Annotated[bool, typer.Option("--headphones", help="The microphone cannot hear what is read aloud.")]
 Memory = Annotated[str, typer.Option("--memory", help="How much of what was seen and heard is kept, live.")]
 
+_NO_TEXT = re.compile("[\ud800-\udfff]")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmg]?)(i?)b?", re.IGNORECASE)
 _LIVE_FPS = 4.0
 
@@ -138,13 +144,20 @@ def file_size(text: str) -> int:
     """Bytes, of 256MB, 1.5GB or 64MiB.
 
     Raises:
-        SpecError: it is no such thing.
+        SpecError: it is no such thing, or has no unit.
     """
     found = _SIZE.fullmatch(text.strip())
     if found is None:
         raise SpecError(f"{text!r} is no size; write 256MB, 1.5GB or 64MiB")
+    if text.strip()[-1].isdigit() and float(found[1]):
+        raise SpecError(f"{text!r} has no unit; write {found[1]}MB or {found[1]}GB")
     power = " kmg".index(found[2].lower() or " ")
     return int(float(found[1]) * (1024 if found[3] else 1000) ** power)
+
+
+def clean(text: str) -> str:
+    """With U+FFFD in place of what is no text: bytes of the command line or a terminal that are no UTF-8."""
+    return _NO_TEXT.sub("\ufffd", text)
 
 
 def gpu_layers(text: str) -> GpuLayersValue:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,8 @@ from rich.text import Text
 from vllama.runtime.errors import FileError
 from vllama.runtime.times import clock
 from vllama.runtime.types import Frame
+
+from .newfile import write_new
 
 _TILE = 224  # pixels of a picture on the contact sheet
 _CAPTION = 18
@@ -50,10 +53,10 @@ def strip(frames: Sequence[Frame], width: int) -> RenderableType:
 
 
 def contact_sheet(frames: Sequence[Frame], path: Path) -> None:
-    """Write the pictures with their times as one PNG or JPEG.
+    """Write the pictures with their times as one, to a new file.
 
     Raises:
-        FileError: it cannot be written.
+        FileError, DiskFullError: it is there already, or cannot be written.
     """
     columns = min(_COLUMNS, len(frames))
     rows = -(-len(frames) // columns)
@@ -63,29 +66,28 @@ def contact_sheet(frames: Sequence[Frame], path: Path) -> None:
         x, y = number % columns * _TILE, number // columns * (_TILE + _CAPTION)
         sheet.paste(Image.fromarray(frame.pixels).resize((_TILE, _TILE)), (x, y))
         draw.text((x + 4, y + _TILE + 3), clock(frame.time), fill="white")
-    try:
-        sheet.save(path)
-    except (OSError, ValueError) as error:
-        raise FileError(
-            f"{path}: cannot be written ({error}); give a .png or .jpg in a folder that is there"
-        ) from error
+    _write(sheet, path)
 
 
 def write_picture(pixels: NDArray[np.uint8], path: Path) -> None:
     """Write one picture, (h, w, 3), RGB, to a new file.
 
     Raises:
-        FileError: it is there already, or cannot be written.
+        FileError, DiskFullError: it is there already, or cannot be written.
     """
-    suffixes = Image.registered_extensions()
-    if path.suffix.lower() not in suffixes:
-        raise FileError(f"{path}: {path.suffix or 'no ending'} is no kind of picture; give a .png or .jpg")
+    _write(Image.fromarray(pixels), path)
+
+
+def _write(image: Image.Image, path: Path) -> None:
+    kind = Image.registered_extensions().get(path.suffix.lower())
+    if kind not in Image.SAVE:  # some kinds can only be read
+        raise FileError(f"{path}: {path.suffix or 'no ending'} is no kind of picture to write; give a .png or .jpg")
+    encoded = BytesIO()
     try:
-        with path.open("xb") as file:
-            Image.fromarray(pixels).save(file, suffixes[path.suffix.lower()])
+        image.save(encoded, kind)
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise FileError(f"{path}: {reason}; give a new .png or .jpg in a folder that is there") from error
+        raise FileError(f"{path}: {error}; give a .png or .jpg") from error
+    write_new(path, encoded.getvalue(), "a new .png or .jpg")
 
 
 def _colour(pixel: NDArray[np.uint8]) -> Color:

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from vllama.runtime.bundle import Bundle, find_bundle, read_bundle
 from vllama.runtime.llama_context import Kv, gpu_memory
@@ -133,7 +134,8 @@ def _row(asked: _Asked, plans: dict[str, Plan], memory: Memory, gpus: _Gpus) -> 
 
 
 def _print(asked: _Asked, plans: dict[str, Plan], memory: Memory, gpus: _Gpus) -> None:
-    table = Table(title=f"{asked.bundle.manifest.model}: {asked.n_ctx} positions, {asked.kv} KV cache; MB")
+    title = f"{asked.bundle.manifest.model}: {asked.n_ctx} positions, {asked.kv} KV cache; MB"
+    table = Table(title=Text(title, "table.title"))
     table.add_column("part")
     table.add_column("RAM, CPU alone", justify="right")
     if gpus.found:

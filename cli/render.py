@@ -105,8 +105,8 @@ def _evidence(usage: Usage, timeline: Timeline, spec: ModelSpec, *, audio: bool)
     else:
         seen = "saw nothing: a sound file"
     if usage.audio_spans:
-        spans = " ".join(f"{start:.1f}-{end:.1f}" for start, end in usage.audio_spans)
-        return f"{seen}; heard {spans} s"
+        spans = dict.fromkeys(f"{start:.1f}-{end:.1f}" for start, end in usage.audio_spans)  # some read the same
+        return f"{seen}; heard {' '.join(spans)} s"
     if timeline.kind == "image":
         return seen
     if not audio:
@@ -169,14 +169,16 @@ def part_bars() -> Iterator[tuple[PartStep, Callable[[PartCost], None]]]:
         def report(cost: PartCost) -> None:
             memory = "" if cost.peak_bytes is None else f", at most {cost.peak_bytes / 1e9:.2f} GB of memory"
             seconds = f"{cost.seconds:.1f} s ({cost.cpu_seconds:.1f} s of CPU)"
-            console.print(f"{cost.part}: {cost.bytes:,} bytes in {seconds}{memory}", highlight=False, soft_wrap=True)
+            console.print(
+                f"{cost.part}: {cost.bytes:,} bytes in {seconds}{memory}", highlight=False, markup=False, soft_wrap=True
+            )
 
         yield step, report
 
 
 def fidelity_table(manifest: Manifest) -> None:
     """What the export cost, part by part, to stdout."""
-    table = Table(title=f"{manifest.model}: fidelity to the original weights")
+    table = Table(title=Text(f"{manifest.model}: fidelity to the original weights", "table.title"))
     for column in (
         "part",
         "precision",
@@ -196,7 +198,7 @@ def fidelity_table(manifest: Manifest) -> None:
             _number(row.cosine, ".6f"),
             _number(row.kl, ".2e"),
         )
-        table.add_row(row.part, row.precision, *cells, _number(row.same_top, ".1%"), flips or "")
+        table.add_row(Text(row.part), Text(row.precision), *cells, _number(row.same_top, ".1%"), flips or "")
     Console(width=None if sys.stdout.isatty() else 120).print(table)
     for note in manifest.widened:
         print(f"kept wider than asked: {note}")

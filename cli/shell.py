@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -11,7 +12,12 @@ from pathlib import Path
 from vllama.runtime import Chat, Sampling, Span, SpecError, VllamaError
 from vllama.runtime.view import Long
 
+from .newfile import write_new
+from .options import clean
+
 _EXIT = ("/exit", "/quit", "/bye")
+_RUN_TOGETHER = re.compile(r"\d \d")  # two numbers
+_REST_OF_SPAN = re.compile(r"- ?\d")
 
 
 @dataclass(frozen=True)
@@ -84,7 +90,7 @@ class Shell(ABC):
         """Until the lines end or /exit; an error is a line, and the conversation goes on."""
         self.prepare()
         for line in lines:
-            text = line.strip()
+            text = clean(line.strip())
             if text in _EXIT:
                 return
             try:
@@ -93,7 +99,7 @@ class Shell(ABC):
                 elif text:
                     self.ask(text, self.span)
             except VllamaError as error:
-                print(f"vllama: {error}", file=sys.stderr)
+                print(f"vllama: {' '.join(str(error).split())}", file=sys.stderr)
             except KeyboardInterrupt:
                 print("\nstopped", file=sys.stderr)
             self.prepare()
@@ -106,14 +112,31 @@ class Shell(ABC):
 
     def _at(self, rest: str) -> None:
         words = rest.split()
-        for count in (1, 2):  # "0:10-0:15 what" and "last 30s what"
-            if words[:1] == ["last"] and count == 1:
+        for count in range(len(words), 0, -1):  # "0:10 - 0:15 what", "1m 30s what"
+            written, question = " ".join(words[:count]), " ".join(words[count:])
+            span = self._span_of(written, question)
+            if span is None:
                 continue
-            question = " ".join(words[count:])
             if question:
-                self.ask(question, self.read_span(" ".join(words[:count])))
+                self.ask(question, span)
                 return
+            break
+        else:
+            times = next((n for n, word in enumerate(words) if n and word[0] not in "-0123456789"), len(words))
+            if words:
+                self.read_span(" ".join(words[:times]).lower())  # says what is wrong with it
         raise SpecError(f"/at {rest}: no question; /help shows how to write it")
+
+    def _span_of(self, written: str, question: str) -> Span | None:
+        """None: it is none, or goes on in the question."""
+        if _RUN_TOGETHER.search(written) or _REST_OF_SPAN.match(question):
+            return None
+        if written.endswith("-") and question[:1].isdigit():
+            return None
+        try:
+            return self.read_span(written.lower())
+        except SpecError:
+            return None
 
     def _set_span(self, rest: str) -> None:
         self.span = self.read_span(rest)
@@ -122,11 +145,8 @@ class Shell(ABC):
     def _save(self, rest: str) -> None:
         if not rest:
             raise SpecError("/save needs a file; write /save talk.txt")
-        try:
-            with Path(rest).open("x", encoding="utf-8") as file:
-                file.write(f"{self.heading}\n\n{self.talk()}\n")
-        except OSError as error:
-            raise SpecError(f"{rest}: {error.strerror}; give a new file") from error
+        text = clean(f"{self.heading}\n\n{self.talk()}\n")  # the heading has the name of the file
+        write_new(Path(rest), text.encode(), "a new file")
         print(f"wrote {rest}", file=sys.stderr)
 
     def _say_help(self) -> None:

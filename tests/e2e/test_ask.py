@@ -99,8 +99,7 @@ def test_wrong_use_is_one_line_and_a_documented_exit_code(
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
     assert done.returncode == code
-    if arguments != ("ask",):
-        assert len(done.stderr.splitlines()) == 1
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_answers_without_torch_installed(vllama: Callable, tiny_bundle: Path, clip: Path, tmp_path: Path) -> None:

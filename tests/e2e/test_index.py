@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,24 @@ def index(vllama: Run, tiny_bundle: Path, tmp_path: Path) -> Run:
         return vllama(command, *words, *model, env={"VLLAMA_CACHE": str(tmp_path / "cache")}, **options)
 
     return run
+
+
+@pytest.fixture
+def unprivileged(tmp_path: Path) -> Callable[[], None]:
+    """Called in a child, takes the right to read every file from it, which root has."""
+    if sys.platform != "linux":
+        pytest.skip("takes rights away as Linux does")
+    libc = ctypes.CDLL(None)
+
+    def give_up() -> None:
+        for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+            libc.prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP
+
+    (tmp_path / "locked").touch(0)
+    if subprocess.run(["cat", tmp_path / "locked"], capture_output=True, preexec_fn=give_up).returncode == 0:
+        pytest.skip("the right to read every file stays")
+    (tmp_path / "locked").unlink()
+    return give_up
 
 
 def _rows(done: Done) -> list[dict[str, Any]]:
@@ -98,6 +118,76 @@ def test_one_bad_file_does_not_stop_the_others(index: Run, clip: Path, tmp_path:
     assert "good.mp4: " in done.stdout
     alone = index(tmp_path / "films" / "bad.mp4")
     assert (alone.returncode, len(alone.stderr.splitlines()), alone.stdout) == (4, 1, "")
+
+
+def test_one_empty_folder_does_not_stop_the_others(index: Run, clip: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "none").mkdir()
+    done = index(tmp_path / "empty", clip, tmp_path / "none")
+    assert done.returncode == 4
+    assert done.stdout.startswith(f"{clip}: ")
+    lines = done.stderr.splitlines()
+    assert [line.split(": ")[1] for line in lines[:2]] == [str(tmp_path / "empty"), str(tmp_path / "none")]
+    assert lines[2:] == ["vllama: 2 of 3 files and folders could not be indexed"]
+    done = index(tmp_path / "empty", tmp_path / "none")
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (4, "", 2)
+
+
+def test_link_that_leads_nowhere_is_a_file_that_could_not_be_indexed(index: Run, clip: Path, tmp_path: Path) -> None:
+    films = tmp_path / "films"
+    films.mkdir()
+    shutil.copy(clip, films / "a.mp4")
+    (films / "b.mp4").symlink_to(films / "gone.mp4")
+    done = index(films)
+    assert done.returncode == 4
+    assert done.stdout.startswith(f"{films / 'a.mp4'}: ")
+    bad, count = done.stderr.splitlines()
+    assert bad.startswith(f"vllama: {films / 'b.mp4'}: ")
+    assert count == "vllama: 1 of 2 files could not be indexed"
+
+
+def test_folder_that_cannot_be_read_is_said_and_the_rest_is_indexed(
+    index: Run, clip: Path, tmp_path: Path, unprivileged: Callable[[], None]
+) -> None:
+    (tmp_path / "films" / "locked").mkdir(parents=True)
+    for folder in (tmp_path / "films", tmp_path / "films" / "locked"):
+        shutil.copy(clip, folder)
+    (tmp_path / "films" / "locked").chmod(0)
+    try:
+        done = index(tmp_path / "films", preexec_fn=unprivileged)
+        alone = index(tmp_path / "films" / "locked", preexec_fn=unprivileged)
+        inside = index(tmp_path / "films" / "locked" / clip.name, preexec_fn=unprivileged)
+    finally:
+        (tmp_path / "films" / "locked").chmod(0o700)
+    assert done.returncode == 4
+    assert done.stdout.startswith(f"{tmp_path / 'films' / clip.name}: ")
+    locked, count = done.stderr.splitlines()
+    assert locked.startswith(f"vllama: {tmp_path / 'films' / 'locked'}: cannot be read (Permission denied); ")
+    assert count == "vllama: 1 of 2 files and folders could not be indexed"
+    assert (alone.returncode, alone.stderr) == (4, f"{locked}\n")
+    assert (inside.returncode, len(inside.stderr.splitlines())) == (4, 1)
+
+
+def test_clip_that_cannot_be_read_is_said_by_the_runtime(
+    index: Run, clip: Path, tmp_path: Path, unprivileged: Callable[[], None]
+) -> None:
+    locked = Path(shutil.copy(clip, tmp_path / "locked.mp4"))
+    locked.chmod(0)
+    for words, command in (((locked,), "index"), ((locked, "What?"), "ask")):
+        done = index(*words, command=command, preexec_fn=unprivileged)
+        assert (done.returncode, done.stdout) == (4, "")
+        (line,) = done.stderr.splitlines()
+        assert line.startswith(f"vllama: {locked}: Permission denied; "), line
+
+
+@pytest.mark.parametrize("name", ["[red]x.mp4", "clips[/b]/x.mp4", ":smile:.mp4"])  # a folder clips[, and b] in it
+def test_name_that_looks_like_markup_is_listed_as_it_is(index: Run, clip: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(clip, tmp_path / name)
+    assert index(tmp_path / name).returncode == 0
+    listed = index("ls")
+    assert listed.returncode == 0, listed.stderr
+    assert f"{tmp_path / name} " in listed.stdout
 
 
 def test_same_content_under_another_name_is_found(index: Run, clip: Path, tmp_path: Path) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from vllama.runtime.bundle import shipped_bundle
 
 PEAK = """
 import sys
@@ -82,6 +85,30 @@ def test_a_size_that_is_none_is_said(vllama: Callable) -> None:
     done = vllama("plan", "--gpu-memory", "much")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "vllama: 'much' is no size; write 256MB, 1.5GB or 64MiB\n"
+
+
+def test_a_size_without_a_unit_is_asked_for_one(vllama: Callable) -> None:
+    done = vllama("plan", "--gpu-memory", "8")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "vllama: '8' has no unit; write 8MB or 8GB\n"
+
+
+def test_a_context_that_is_planned_is_one_that_can_be_asked_for(vllama: Callable, clip: Path) -> None:
+    for size, code in (("1", 2), ("1048577", 2), ("2", 0), ("1048576", 0)):
+        done = vllama("plan", "--model", "miniature", "-c", size)
+        assert done.returncode == code, done.stderr
+        assert "Traceback" not in done.stderr
+    for size in ("1", "1048577"):
+        assert vllama("ask", clip, "What?", "--model", "miniature", "-c", size).returncode == 2
+
+
+def test_the_name_of_a_model_is_shown_as_it_is(vllama: Callable, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(shipped_bundle(), tmp_path / "bundle"))
+    manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"model": "mini[red]ature[/b]"}), "utf-8")
+    done = vllama("plan", "--model", folder, "--gpu-memory", "0")
+    assert done.returncode == 0, done.stderr
+    assert "mini[red]ature[/b]: " in done.stdout
 
 
 def test_a_model_that_is_not_there_is_said(vllama: Callable) -> None:

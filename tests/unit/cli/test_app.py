@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import re
 import sys
 
@@ -42,7 +43,7 @@ def test_table_has_every_error() -> None:
 def test_error_is_one_line_on_stderr_and_its_exit_code(
     kind: type[VllamaError], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fail() -> None:
+    def fail(**how: object) -> None:
         raise kind("clip.mp4: cannot\n  be used; choose another")
 
     monkeypatch.setattr(app, "app", fail)
@@ -53,12 +54,27 @@ def test_error_is_one_line_on_stderr_and_its_exit_code(
 
 
 def test_bug_is_not_dressed_up_as_an_error_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail() -> None:
+    def fail(**how: object) -> None:
         raise ZeroDivisionError
 
     monkeypatch.setattr(app, "app", fail)
     with pytest.raises(ZeroDivisionError):
         app.main()
+
+
+@pytest.mark.parametrize(
+    "error", [OSError("no number"), OSError(errno.ENOSPC, "full", "file"), OSError(errno.ENOENT, "gone")], ids=str
+)
+def test_what_the_system_says_of_other_things_than_output_is_a_bug(
+    error: OSError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(**how: object) -> None:
+        raise error
+
+    monkeypatch.setattr(app, "app", fail)
+    with pytest.raises(OSError) as raised:  # noqa: PT011 the very one
+        app.main()
+    assert raised.value is error
 
 
 def test_help_lists_every_exit_code(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -88,7 +104,33 @@ def test_wrong_usage_is_2(
     with pytest.raises(SystemExit) as left:
         app.main()
     assert left.value.code == 2
-    assert capsys.readouterr().out == ""
+    out, said = capsys.readouterr()
+    assert out == ""
+    (line,) = said.splitlines()
+    assert line.startswith("vllama: ")
+    assert re.search(r"; see `vllama( \w+)? --help`$", line)
+
+
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        (["ask", "a.mp4", "What?", "--temperature"], "temperature"),
+        (["chat", "--fps"], "fps"),
+        (["index", "a.mp4", "--fps"], "fps"),
+        (["watch", "What?", "--fps"], "fps"),
+    ],
+)
+@pytest.mark.parametrize("value", ["inf", "nan"])
+def test_number_that_is_not_finite_is_refused_by_every_command(
+    words: list[str], option: str, value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["vllama", *words, value])
+    with pytest.raises(SystemExit) as left:
+        app.main()
+    assert left.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"--{option}" in line
+    assert value in line
 
 
 def test_version_is_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import pytest
 
-from vllama.cli.options import file_size, live
+from vllama.cli.options import clean, file_size, live
 from vllama.runtime import Span, SpecError
 
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [("256MB", 256_000_000), ("1.5 gb", 1_500_000_000), ("64MiB", 64 << 20), ("2k", 2000), ("512", 512)],
+    [("256MB", 256_000_000), ("1.5 gb", 1_500_000_000), ("64MiB", 64 << 20), ("2k", 2000), ("512 B", 512), ("0", 0)],
 )
 def test_sizes_are_read_as_people_write_them(text: str, size: int) -> None:
     assert file_size(text) == size
@@ -18,6 +18,16 @@ def test_sizes_are_read_as_people_write_them(text: str, size: int) -> None:
 def test_what_is_no_size_is_said(text: str) -> None:
     with pytest.raises(SpecError, match="is no size"):
         file_size(text)
+
+
+@pytest.mark.parametrize("text", ["8", "0.5 ", "512"])
+def test_size_without_a_unit_is_asked_for_one(text: str) -> None:
+    with pytest.raises(SpecError, match=rf"no unit; write {text.strip()}MB or {text.strip()}GB"):
+        file_size(text)
+
+
+def test_what_is_no_text_becomes_a_replacement_character() -> None:
+    assert clean("gr\udcfcn \ud800 grün 🎬") == "gr\ufffdn \ufffd grün 🎬"
 
 
 def test_without_a_source_there_is_nothing_to_follow() -> None:

@@ -21,6 +21,10 @@ def _timeline(kind: str, sound: bool = True) -> Timeline:
         ("video", True, _USAGE, True, "saw 2 frames at 0.0 1.2 s; heard 0.0-2.0 2.0-4.0 s"),
         ("video", True, replace(_USAGE, frame_times=(0.5,)), True, "saw 1 frame at 0.5 s; heard 0.0-2.0 2.0-4.0 s"),
         ("audio", True, replace(_USAGE, frame_times=()), True, "saw nothing: a sound file; heard 0.0-2.0 2.0-4.0 s"),
+        (
+            "video", True, replace(_USAGE, audio_spans=((0.0, 2.0), (0.96, 3.0), (1.0, 3.0), (1.04, 3.04), (2.0, 4.0))),
+            True, "saw 2 frames at 0.0 1.2 s; heard 0.0-2.0 1.0-3.0 2.0-4.0 s",
+        ),
         ("image", False, replace(_USAGE, audio_spans=()), True, "saw the picture"),
         ("video", True, replace(_USAGE, audio_spans=()), False, "saw 2 frames at 0.0 1.2 s; heard nothing: --no-audio"),
         (
