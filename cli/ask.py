@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from vllama.runtime import SpecError
+from vllama.runtime import FileError, SpecError
 from vllama.runtime.times import make_span
 
 from . import options
@@ -61,7 +61,10 @@ def ask(
         chat = engine.chat(timeline, audio=audio)
         recorder = Recorder(record, engine, clip, timeline, audio=audio) if record else None
         if keep_prefix:
-            chat.prepare(span, long=long, keep=True)
+            try:
+                chat.prepare(span, long=long, keep=True)
+            except FileError as error:
+                options.note(f"the read media are not kept: {error}")
         for text in questions:
             deltas = chat.ask(text, span, long=long, sampling=sampling, seed=seed)
             if as_json:

@@ -51,6 +51,7 @@ def watch(
 
     The score is the probability of yes against no. It begins as off.
     """
+    question = options.clean(question)
     if not question.strip():
         raise SpecError("the question is empty; write one that yes or no answers")
     span = make_span(last=window)

@@ -58,6 +58,17 @@ def test_same_seed_repeats_and_another_does_not(vllama: Callable, tiny_bundle: P
     assert tokens(1) != tokens(2)
 
 
+def test_what_was_read_cannot_be_kept_and_is_answered_all_the_same(
+    vllama: Callable, tiny_bundle: Path, clip: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    own = {"VLLAMA_CACHE": str(tmp_path / "file")}
+    done = vllama("ask", clip, "What?", "--model", tiny_bundle, "-n", 2, "--keep-prefix", env=own)
+    assert (done.returncode, bool(done.stdout.strip())) == (0, True), done.stderr
+    assert "vllama: note: the read media are not kept: " in done.stderr
+    assert "vllama: note: not saved: " in done.stderr
+
+
 def test_no_audio_is_said_with_its_reason(vllama: Callable, tiny_bundle: Path, clip: Path, silent_clip: Path) -> None:
     options = ("What?", "--model", tiny_bundle, "-n", 2)
     assert "heard nothing: --no-audio" in vllama("ask", clip, *options, "--no-audio").stderr
