@@ -13,7 +13,7 @@ from vllama.runtime import FileError, SpecError
 from vllama.runtime.times import make_span
 
 from . import options
-from .record import Recorder
+from .record import Recorder, check_new
 from .render import encoding_bar, evidence_line, print_json, print_stream
 
 
@@ -53,6 +53,8 @@ def ask(
     questions = list(_questions(question or ["-"]))
     span = make_span(start, end, last, at)
     fps = 1.0 if long in ("memory", "segments", "map") or span.is_moment else 0.0
+    if record is not None:
+        check_new(record)
     with options.open_engine(model, device, runner, threads, gpu_layers, kv, ctx_size) as engine:
         options.say_if_miniature(engine)
         sampling = options.sampling(engine.spec.llm.sampling, temperature, top_p, top_k, max_tokens)

@@ -19,7 +19,7 @@ from vllama.runtime.times import clock, parse_span
 from . import options
 from .live import talk_live
 from .pictures import contact_sheet, strip
-from .record import Recorder
+from .record import Recorder, check_new
 from .render import encoding_bar, evidence_line, print_json, print_stream
 from .shell import Asking, Shell
 from .spoken import Ears, Speech
@@ -29,7 +29,9 @@ _FRAME_COLUMNS = 18
 
 
 def chat(
-    video: Annotated[Path | None, typer.Option("--video", help="A video, a sound file or a picture.")] = None,
+    video: Annotated[
+        Path | None, typer.Option("--video", readable=False, help="A video, a sound file or a picture.")
+    ] = None,
     webcam: options.Webcam = None,
     mic: options.Mic = None,
     window: options.Window = "10s",
@@ -75,6 +77,8 @@ def chat(
         raise SpecError("--record cannot stand beside --summarise, which no replay repeats; leave one of them out")
     if live is None and (speech or aloud):
         raise SpecError(f"{'--speech' if speech else '--aloud'} is for --webcam and --mic; leave it out")
+    if record is not None:
+        check_new(record)
     ears = Ears(
         Speech(speech_model, speech_language, speech, aloud, headphones),
         microphone=mic is not None,
@@ -149,20 +153,28 @@ class ClipShell(Shell):
     def clear(self) -> None:
         super().clear()
         self._last = None
+        if self._recorder:
+            self._recorder.clear()
 
     def ask(self, question: str, span: Span) -> None:
         asking = self._asking
         # What the rule asks for in a short span may lie between the frames that were encoded.
         self._engine.index(self._clip, fps=0.0, span=span, audio=asking.audio, timeline=self._timeline, note=self._note)
-        deltas = self.chat.ask(question, span, long=asking.long, sampling=asking.sampling, seed=asking.seed)
-        if asking.as_json:
-            usage = print_json(question, deltas)
-        else:
-            usage = print_stream(deltas)
-            print(evidence_line(usage, self._timeline, self._engine.spec, audio=asking.audio), file=sys.stderr)
-        self._last = usage
-        if self._recorder:
-            self._recorder.add(self.chat, question, span, asking.long, asking.sampling, usage)
+        try:
+            deltas = self.chat.ask(question, span, long=asking.long, sampling=asking.sampling, seed=asking.seed)
+            if asking.as_json:
+                usage = print_json(question, deltas)
+            else:
+                usage = print_stream(deltas)
+                print(evidence_line(usage, self._timeline, self._engine.spec, audio=asking.audio), file=sys.stderr)
+            self._last = usage
+            if self._recorder:
+                self._recorder.add(self.chat, question, span, asking.long, asking.sampling, usage)
+        except KeyboardInterrupt:
+            if self._recorder:
+                self._recorder.end()
+                self._note("the record ends before the answer that was stopped, which no replay can stop there")
+            raise
 
     def _frames(self, rest: str) -> None:
         if self._last is None or not self._last.frame_times:

@@ -8,8 +8,8 @@ import os
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
@@ -19,12 +19,22 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from vllama.runtime import BackendUnavailableError, Engine, SpecError, Timeline
+from vllama.runtime import (
+    BackendUnavailableError,
+    ContextOverflowError,
+    Engine,
+    FileError,
+    MediaError,
+    Timeline,
+    VllamaError,
+)
 from vllama.runtime.ablation import ABLATIONS
-from vllama.runtime.question_set import KnownAnswer, read_questions
+from vllama.runtime.question_set import ALL, KnownAnswer, read_questions
 
 from . import options
+from .record import JsonLines
 from .render import counting_bar
 
 _AS_IT_IS = "as it is"
@@ -39,7 +49,9 @@ def evaluate(
     ] = "mini",
     clips: Annotated[int, typer.Option(min=2, help="How many clips of 'mini' are rendered and asked about.")] = 60,
     ablations: Annotated[bool, typer.Option("--ablations", help="Also ask with frames and sound taken away.")] = False,
-    details: Annotated[Path | None, typer.Option(help="Write every answer to this JSONL file.")] = None,
+    details: Annotated[
+        Path | None, typer.Option(help="Write every answer to this new JSONL file, as it comes.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as one JSON object.")] = False,
     threads: options.Threads = None,
     gpu_layers: options.GpuLayers = "auto",
@@ -48,20 +60,25 @@ def evaluate(
     runner: options.Runner = "auto",
 ) -> None:
     """Ask a model questions whose answers are known; greedy, each question by itself."""
+    lines = JsonLines(details) if details else None
     with (
         _questions(questions, clips) as asked,
         options.open_engine(model, device, runner, threads, gpu_layers, kv) as engine,
     ):
-        tally, rows = _asked(engine, asked, [*ABLATIONS] if ablations else [])
-    if details:
-        _write(details, rows)
+        run = _asked(engine, asked, [*ABLATIONS] if ablations else [], lines)
+    tally = run.tally
     if as_json:
         figures = {
-            condition: {kind: _figure(right) for kind, right in kinds.items()} for condition, kinds in tally.items()
+            condition: {kind: _figure(right) for kind, right in [*sorted(kinds.items()), (ALL, _all(kinds))] if right}
+            for condition, kinds in tally.items()
         }
-        print(json.dumps({"model": engine.spec.name, "set": questions, "accuracy": figures}))
-    else:
+        row = {"model": engine.spec.name, "set": questions, "accuracy": figures, "not_answered": len(run.lost)}
+        print(json.dumps(row))
+    elif tally[_AS_IT_IS]:
         _print(engine.spec.name, tally)
+    for error in [*run.lost.values()][:1]:
+        says = f"{len(run.lost)} of {len(asked)} questions are not answered and in no figure; the first: {error}"
+        raise type(error)(says) from error
 
 
 @contextmanager
@@ -82,34 +99,99 @@ def _questions(name: str, clips: int) -> Iterator[list[KnownAnswer]]:
         yield read_questions(rendered)
 
 
-def _asked(engine: Engine, asked: list[KnownAnswer], ablations: list[str]) -> tuple[Tally, list[dict[str, object]]]:
-    greedy = replace(engine.spec.llm.sampling, temperature=0.0)
+def _asked(engine: Engine, asked: list[KnownAnswer], ablations: list[str], lines: JsonLines | None) -> _Run:
+    run = _Run(engine, (_AS_IT_IS, *ablations), lines)
     count, rng = engine.spec.video.num_frames, Random(0)
-    tally: Tally = {condition: defaultdict(list) for condition in (_AS_IT_IS, *ablations)}
-    rows: list[dict[str, object]] = []
     by_video = [(video, list(group)) for video, group in groupby(asked, key=lambda each: each.video)]
     other: Timeline | None = None
     with counting_bar("asking") as step:
         for number, (video, group) in enumerate(by_video):
-            timeline = engine.index(video, fps=0.0)
-            if other is None:
-                other = engine.index(by_video[-1][0], fps=0.0)
-            for condition in tally:
-                changed = timeline if condition == _AS_IT_IS else ABLATIONS[condition](timeline, other, count, rng)
-                chat = engine.chat(changed)
-                for each in group:
-                    chat.clear()
-                    *_, last = chat.ask(each.question, sampling=greedy, seed=0)
-                    assert last.usage is not None
-                    right = each.is_right(last.usage.answer)
-                    tally[condition][each.kind].append(right)
-                    rows.append(
-                        {"video": str(video), "condition": condition, "kind": each.kind, "question": each.question,
-                         "answer": last.usage.answer, "wanted": each.answer, "right": right}
-                    )  # fmt: skip
-            other = timeline
+            try:
+                timeline = engine.index(video, fps=0.0)
+            except (MediaError, FileError) as error:
+                run.miss(group, error)
+            else:
+                if other is None and ablations:
+                    other = _last_of(engine, [later for later, _ in by_video[number + 1 :]])
+                for condition in run.conditions:
+                    ablation = ABLATIONS.get(condition)
+                    run.ask(
+                        group, condition, ablation(timeline, other or timeline, count, rng) if ablation else timeline
+                    )
+                other = timeline
             step(number + 1, len(by_video))
-    return tally, rows
+    return run
+
+
+class _Run:
+    """What was answered so far, and what was not: one bad clip does not cost the others.
+
+    lost: why, of each question that was not answered, be it in one condition: it counts in none, for conditions are
+    compared by the same questions.
+    """
+
+    def __init__(self, engine: Engine, conditions: Iterable[str], lines: JsonLines | None) -> None:
+        self.conditions = tuple(conditions)
+        self.lost: dict[int, VllamaError] = {}  # by the question's `id`
+        self._right: list[tuple[KnownAnswer, str, bool]] = []
+        self._engine = engine
+        self._sampling = replace(engine.spec.llm.sampling, temperature=0.0)
+        self._lines = lines
+
+    @property
+    def tally(self) -> Tally:
+        """What was right."""
+        found: Tally = {condition: defaultdict(list) for condition in self.conditions}
+        for each, condition, right in self._right:
+            if id(each) not in self.lost:
+                found[condition][each.kind].append(right)
+        return found
+
+    def ask(self, group: list[KnownAnswer], condition: str, timeline: Timeline) -> None:
+        """Each by itself."""
+        chat = self._engine.chat(timeline)
+        for each in group:
+            chat.clear()
+            answer = None
+            try:
+                *_, last = chat.ask(each.question, sampling=self._sampling, seed=0)
+                assert last.usage is not None
+                answer = last.usage.answer
+                self._right.append((each, condition, each.is_right(answer)))
+            except ContextOverflowError as error:
+                options.note(f"not answered: {each.question[:60]!r} ({error})")
+                self.lost[id(each)] = error
+            self._write(each, condition, answer)
+
+    def miss(self, group: list[KnownAnswer], error: VllamaError) -> None:
+        """None of them can be answered."""
+        options.note(f"not answered: {len(group)} questions ({error})")
+        for each in group:
+            self.lost[id(each)] = error
+            for condition in self.conditions:
+                self._write(each, condition, None)
+
+    def _write(self, each: KnownAnswer, condition: str, answer: str | None) -> None:
+        if self._lines is None:
+            return
+        video = os.fsencode(each.video).decode("utf-8", "replace")  # a name may be bytes that are no text
+        right = None if answer is None else each.is_right(answer)
+        self._lines.append(
+            {"video": video, "condition": condition, "kind": each.kind, "question": each.question, "answer": answer,
+             "wanted": each.answer, "right": right}
+        )  # fmt: skip
+
+
+def _last_of(engine: Engine, videos: list[Path]) -> Timeline | None:
+    """The last one that can be used, if any; of the others it is said when their turn comes."""
+    for video in reversed(videos):
+        with suppress(MediaError, FileError):
+            return engine.index(video, fps=0.0)
+    return None
+
+
+def _all(kinds: dict[str, list[bool]]) -> list[bool]:
+    return [hit for right in kinds.values() for hit in right]
 
 
 def _figure(right: list[bool]) -> dict[str, float | int]:
@@ -126,24 +208,15 @@ def interval(hits: int, total: int) -> tuple[float, float]:
 
 
 def _print(model: str, tally: Tally) -> None:
-    table = Table(title=f"{model}: answers that are right")
+    table = Table(title=Text(f"{model}: answers that are right"))
     table.add_column("kind")
     table.add_column("questions", justify="right")
     for condition in tally:
         table.add_column(condition, justify="right")
-    kinds = sorted(tally[_AS_IT_IS])
-    for kind in [*kinds, "all"]:
-        cells = [
-            [hit for each in (kinds if kind == "all" else [kind]) for hit in found[each]] for found in tally.values()
-        ]
-        low, high = interval(sum(cells[0]), len(cells[0]))
-        first = f"{sum(cells[0]) / len(cells[0]):.1%} ({low:.0%}-{high:.0%})"
-        table.add_row(kind, str(len(cells[0])), first, *(f"{sum(cell) / len(cell):.1%}" for cell in cells[1:]))
+    for kind in [*sorted(tally[_AS_IT_IS]), ALL]:
+        first, *others = [_all(found) if kind == ALL else found[kind] for found in tally.values()]
+        low, high = interval(sum(first), len(first))
+        says = f"{sum(first) / len(first):.1%} ({low:.0%}-{high:.0%})"
+        cells = [f"{sum(cell) / len(cell):.1%}" if cell else "" for cell in others]
+        table.add_row(Text(kind), str(len(first)), says, *cells)  # a kind may have brackets, which are no markup
     Console(width=None if sys.stdout.isatty() else 140).print(table)
-
-
-def _write(path: Path, rows: list[dict[str, object]]) -> None:
-    try:
-        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
-    except OSError as error:
-        raise SpecError(f"{path}: {error.strerror}; give a file that can be written") from error

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import functools
+import math
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from vllama.runtime import Chat, Engine, FileError, Sampling, Span, Usage
+from vllama.runtime import Chat, Engine, FileError, Span, Timeline, Usage
+from vllama.runtime.content import identify
+from vllama.runtime.media import probe
+from vllama.runtime.remembered import Remembered
+from vllama.runtime.timeline import ClipFeature, FrameFeature
 
 from . import options
-from .record import read_record
+from .record import Clear, Head, Row, There, digest, read_record
 from .render import encoding_bar, verifying_bar
 
 
@@ -24,60 +32,138 @@ def replay(
     threads: Annotated[
         int | None, typer.Option("--threads", "-t", min=1, envvar="VLLAMA_THREADS", help="CPU threads.")
     ] = None,
+    # Without the variables of `ask`: what suits a person's machine is no reason to leave the recorded place.
+    device: Annotated[
+        str | None, typer.Option(help="For the encoders: cpu, cuda, cuda:N or auto; default: the recorded one.")
+    ] = None,
+    runner: Annotated[
+        str | None,
+        typer.Option("--engine", help="For the encoders: onnx, tensorrt or auto; default: the recorded one."),
+    ] = None,
 ) -> None:
     """Ask what a record asked, and say whether each answer is the same, token for token. Exit code 1 if one is not."""
     head, rows = read_record(record)
+    path = clip or Path(head.clip)
+    if identify(path).sha256 != head.content:
+        raise FileError(f"{path}: not the recorded clip, its contents differ; name it with --clip")
     with verifying_bar() as verifying:
         engine = Engine.open(
-            model or head["model"],
-            device=head.get("device", "cpu"),
-            runner=head.get("runner", "auto"),
+            model or head.model,
+            device=device or head.device,
+            runner=runner or ("auto" if device else head.runner),
             threads=threads,
-            kv=head.get("kv"),
+            kv=head.kv,
             progress=verifying,
         )
     with engine:
-        files = {name: entry.sha256 for name, entry in engine.bundle.manifest.files.items()}
-        changed = sorted(
-            name
-            for name in files.keys() | head["model_files"].keys()
-            if files.get(name) != head["model_files"].get(name)
-        )
-        if changed:
-            raise FileError(f"{engine.bundle.folder}: {changed[0]} is not the recorded one; export the recorded model")
-        with encoding_bar() as encoding:
-            timeline = engine.index(
-                clip or Path(head["clip"]), fps=head["fps"], audio=head["audio"], note=options.note, progress=encoding
-            )
-            for span in {_span(row) for row in rows}:
-                engine.index(clip or Path(head["clip"]), fps=0.0, span=span, audio=head["audio"], timeline=timeline)
-        if timeline.content != head["content"]:
-            raise FileError(f"{clip or head['clip']}: not the recorded clip, its contents differ; name it with --clip")
-        chat = engine.chat(timeline, audio=head["audio"])
-        same = [_repeated(chat, row) for row in rows]
+        _check_model(engine, head)
+        here, there = (engine.placement.device, engine.placement.runner), (head.device, head.runner)
+        if here != there:
+            options.note(f"encoded on {' with '.join(here)}, recorded on {' with '.join(there)}: answers may differ")
+        same = _all_repeated(engine, _indexed(engine, path, head, rows), head, rows)
     if not all(same):
         raise typer.Exit(1)
 
 
-def _span(row: dict[str, Any]) -> Span:
-    return Span.whole() if row["span"] is None else Span(*row["span"])
+def _check_model(engine: Engine, head: Head) -> None:
+    files = {name: entry.sha256 for name, entry in engine.bundle.manifest.files.items()}
+    for name in sorted(files.keys() | head.model_files.keys()):
+        if files.get(name) != head.model_files.get(name):
+            raise FileError(f"{engine.bundle.folder}: {name} is not the recorded one; export the recorded model")
 
 
-def _repeated(chat: Chat, row: dict[str, Any]) -> bool:
+def _indexed(engine: Engine, path: Path, head: Head, rows: Sequence[Row | Clear]) -> Timeline:
+    """All that the recorded questions asked to be encoded, and whatever else there is of the clip."""
+    note = functools.cache(options.note)
+    with encoding_bar() as encoding:
+        timeline = engine.index(path, fps=head.fps, audio=head.audio, note=note, progress=encoding)
+        for span in dict.fromkeys(row.where for row in rows if isinstance(row, Row)):
+            engine.index(path, fps=0.0, span=span, audio=head.audio, timeline=timeline, note=note, progress=encoding)
+        # Where more was encoded since, the rules may have been content with other pictures than the recorded ones.
+        there = [head.there, *(row.came for row in rows if isinstance(row, Row) and row.came)]
+        lacking = {number for each in there for number in _find(each, timeline).lacking}
+        times = probe(path).frame_times if lacking else ()
+        for time in (float(times[number]) for number in sorted(lacking) if number < len(times)):
+            alone = Span(time, math.nextafter(time, math.inf))
+            engine.index(path, fps=0.0, span=alone, audio=False, timeline=timeline, note=note, progress=encoding)
+    return timeline
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What is here of what a record says there was.
+
+    lacking: pictures by number, that are not or have other features. missing: how many pictures and stretches of sound.
+    """
+
+    frames: list[FrameFeature]
+    clips: list[ClipFeature]
+    remembered: Remembered | None
+    lacking: set[int]
+    missing: int
+
+
+def _find(there: There, timeline: Timeline) -> _Found:
+    frames, lacking, copies = [], set(), dict(there.copies)
+    for number in there.frames:
+        source = copies.get(number, number)
+        frame, shown = timeline.frame(number), timeline.frame(source)
+        if frame is not None and shown is not None and shown.equal:
+            frames.append(replace(frame, features=shown.features))
+        else:
+            lacking |= {number, source}
+    beside = {clip.start: clip for clip in timeline.clips_beside()}
+    clips = [beside[start] for start in there.clips if start in beside]
+    missing = len(there.frames) - len(frames) + len(there.clips) - len(clips)
+    is_same = digest(timeline.remembered) == there.remembered
+    return _Found(frames, clips, timeline.remembered if is_same else None, lacking, missing)
+
+
+def _all_repeated(engine: Engine, timeline: Timeline, head: Head, rows: Sequence[Row | Clear]) -> list[bool]:
+    """Each question, of what was there when it was asked: others may have asked about the clip since."""
+    came = {number: _find(row.came, timeline) for number, row in enumerate(rows) if isinstance(row, Row) and row.came}
+    first = _find(head.there, timeline)
+    missing = sum(found.missing for found in (first, *came.values()))
+    if missing:
+        options.note(f"{missing} of the recorded pictures and stretches of sound are not here: answers may differ")
+    seen = Timeline(
+        model=timeline.model, content=timeline.content, kind=timeline.kind, length=timeline.length,
+        duration=timeline.duration, frame_rate=timeline.frame_rate, sound=timeline.sound,
+    )  # fmt: skip
+    seen.replace_whole_clips(tuple(timeline.choose_clips(0, 0.0)))
+    _show(first, seen)
+    chat = engine.chat(seen, audio=head.audio)
+    same = []
+    for number, row in enumerate(rows):
+        if isinstance(row, Clear):
+            chat.clear()
+            continue
+        if number in came:
+            _show(came[number], seen)
+        same.append(_repeated(chat, row))
+    return same
+
+
+def _show(found: _Found, seen: Timeline) -> None:
+    for frame in found.frames:
+        seen.add_frame(frame)
+    for clip in found.clips:
+        seen.add_clip(clip, whole=False)
+    seen.remembered = found.remembered
+
+
+def _repeated(chat: Chat, row: Row) -> bool:
     usage: Usage | None = None
-    for delta in chat.ask(
-        row["question"], _span(row), long=row["long"], sampling=Sampling(**row["sampling"]), seed=row["seed"]
-    ):
+    for delta in chat.ask(row.question, row.where, long=row.long, sampling=row.sampling, seed=row.seed):
         usage = delta.usage or usage
     assert usage is not None
     print(usage.answer, flush=True)
-    if list(usage.token_ids) == row["token_ids"]:
-        print(f"same: {len(usage.token_ids)} tokens", file=sys.stderr)
+    is_same = chat.last_prompt == list(row.prompt)
+    if usage.token_ids == row.token_ids:
+        print(f"same: {len(usage.token_ids)} tokens{'' if is_same else '; the prompt differs'}", file=sys.stderr)
         return True
-    pairs = enumerate(zip(usage.token_ids, row["token_ids"], strict=False))
-    place = next(
-        (i for i, (found, wanted) in pairs if found != wanted), min(len(usage.token_ids), len(row["token_ids"]))
-    )
-    prompt = "the prompt is the same" if chat.last_prompt == row["prompt"] else "the prompt differs too"
-    print(f"differs from token {place} of {len(row['token_ids'])} on; {prompt}", file=sys.stderr)
+    pairs = enumerate(zip(usage.token_ids, row.token_ids, strict=False))
+    place = next((i for i, (found, wanted) in pairs if found != wanted), min(len(usage.token_ids), len(row.token_ids)))
+    prompt = "the prompt is the same" if is_same else "the prompt differs too"
+    print(f"differs from token {place} of {len(row.token_ids)} on; {prompt}", file=sys.stderr)
     return False

@@ -65,10 +65,12 @@ class PrefixStore:
             path.parent.mkdir(parents=True, exist_ok=True)
             save_file({"state": prefix.data}, part, about)
             os.replace(part, path)
-        except OSError as error:
-            raise FileError(f"{path}: cannot be written: {error.strerror}; free space or change the folder") from error
+        except (OSError, SafetensorError) as error:  # a full disk is the second
+            why = " ".join((getattr(error, "strerror", None) or str(error)).split())
+            raise FileError(f"{path}: cannot be written ({why}); free space, or set VLLAMA_CACHE") from error
         finally:
-            part.unlink(missing_ok=True)
+            with suppress(OSError):  # its verdict would hide the failure
+                part.unlink(missing_ok=True)
         return path
 
     def _path(self, keys: Sequence[Key]) -> Path:

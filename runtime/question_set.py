@@ -2,18 +2,23 @@
 
     {"video": "clips/1.mp4", "question": "What colour is it?", "answer": "red", "kind": "colour"}
 
-`video` is a path from the file's own folder. `kind` groups the figures; without one all are "all". An answer is right
+`video` is a path from the file's own folder. `kind` groups the figures; without one it is "unnamed". An answer is right
 when it says every word of `key` and none of `rivals`; without `key` the words of `answer` are the key.
 """
 
 from __future__ import annotations
 
-import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from .errors import FileError, MissingFileError
+
+ALL = "all"  # the name of all kinds together
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,43 @@ def words(text: str) -> frozenset[str]:
     return frozenset(re.findall(r"\w+", text.lower()))
 
 
+def _kind(kind: str) -> str:
+    if kind == ALL:
+        raise ValueError("that is what all kinds together are called, use another word")
+    return kind
+
+
+def _saying(text: str) -> str:
+    if not words(text):
+        raise ValueError("there is no word in it, and so any answer would be right")
+    return text
+
+
+def _one_word(text: str) -> str:
+    if words(text) != {text.lower()}:
+        raise ValueError("each entry must be one word, which an answer says or not")
+    return text.lower()
+
+
+_Word = Annotated[str, AfterValidator(_one_word)]
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A line of the file."""
+
+    __pydantic_config__ = ConfigDict(strict=True)
+    video: str
+    question: Annotated[str, Field(pattern=r"\S")]
+    answer: Annotated[str, AfterValidator(_saying)]
+    kind: Annotated[str, Field(pattern=r"\S"), AfterValidator(_kind)] = "unnamed"
+    key: Annotated[frozenset[_Word], Field(min_length=1)] | None = None
+    rivals: frozenset[_Word] = frozenset()
+
+
+_ROW = TypeAdapter(_Row)
+
+
 def read_questions(path: Path) -> list[KnownAnswer]:
     """The questions of a file.
 
@@ -46,29 +88,25 @@ def read_questions(path: Path) -> list[KnownAnswer]:
         FileError: a line is not such an object; named by its number.
     """
     try:
-        lines = path.read_text("utf-8").splitlines()
+        lines = path.read_bytes().split(b"\n")
     except OSError as error:
         raise MissingFileError(f"{path}: {error.strerror}; give a JSONL file of questions") from error
-    except UnicodeDecodeError as error:
-        raise FileError(f"{path}: not a UTF-8 text; give a JSONL file of questions") from error
     found = [_read(line, path, number) for number, line in enumerate(lines, 1) if line.strip()]
     if not found:
         raise FileError(f"{path}: holds no question; write one JSON object a line")
-    for each in found:
-        if not each.video.is_file():
-            raise MissingFileError(f"{path}: {each.video} is not there; paths count from the folder of the file")
+    for video in dict.fromkeys(each.video for each in found):
+        if not os.path.isfile(video):
+            raise MissingFileError(f"{path}: {video} is not there; paths count from the folder of the file")
     return found
 
 
-def _read(line: str, path: Path, number: int) -> KnownAnswer:
+def _read(line: bytes, path: Path, number: int) -> KnownAnswer:
     try:
-        row = json.loads(line)
-        texts = [row["video"], row["question"], row["answer"], row.get("kind", "all")]
-        lists = [row.get("key", []), row.get("rivals", [])]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise FileError(f"{path}, line {number}: not a question ({error}); it needs video, question, answer") from error
-    if not all(isinstance(text, str) for text in [*texts, *(each for part in lists for each in part)]):
-        raise FileError(f"{path}, line {number}: {line[:60]}: its values must be texts, key and rivals lists of texts")
-    video, question, answer, kind = texts
-    key = frozenset(each.lower() for each in lists[0]) or words(answer)
-    return KnownAnswer(path.parent / video, question, answer, kind, key, frozenset(each.lower() for each in lists[1]))
+        row = _ROW.validate_json(line)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        what = f"{where} ({first['input']!r:.60}): {first['msg']}" if where else first["msg"]
+        raise FileError(f"{path}, line {number}: {what}; a question has video, question and answer") from error
+    key = words(row.answer) if row.key is None else row.key
+    return KnownAnswer(path.parent / row.video, row.question, row.answer, row.kind, key, row.rivals)

@@ -178,6 +178,11 @@ class Timeline:
         first, last = there.within(span.within(self.duration)) if span else (0, len(there.frames))
         return there.frames[first:last]
 
+    def clips_beside(self) -> list[ClipFeature]:
+        """All stretches of sound in order of time, but those of the whole-clip rule."""
+        with self._lock:
+            return sorted(self._clips.items.values(), key=lambda clip: clip.start)
+
     def reach(self, time: float) -> None:
         """A live source has come so far, whether or not there was anything new; time: seconds."""
         with self._lock:

@@ -99,6 +99,34 @@ def test_a_record_is_repeated_token_for_token(
     assert vllama("replay", record, "--model", tiny_bundle).returncode == 3
 
 
+def test_a_conversation_is_repeated_with_what_was_forgotten_and_with_spans_that_came_later(
+    talk: Callable, vllama: Callable, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    record = tmp_path / "record.jsonl"
+    said = ("/clear", "What?", "/at 1-2 And there?", "/clear", "What?", "/at 0.3 And before?", "/clear")
+    asked = talk(*said, options=("--record", record), VLLAMA_CACHE=str(tmp_path / "cache"))
+    assert asked.returncode == 0, asked.stderr
+    rows = [json.loads(line) for line in record.read_text("utf-8").splitlines()]
+    assert [row.get("clear", row.get("question")) for row in rows[1:]] == [
+        "What?", "And there?", True, "What?", "And before?", True,
+    ]  # fmt: skip
+    assert rows[1]["came"] is None
+    assert rows[2]["came"]["frames"], "the span was between the frames that were there"
+    for cache in ("cache", "new cache"):
+        again = vllama("replay", record, "--model", tiny_bundle, env={"VLLAMA_CACHE": str(tmp_path / cache)})
+        assert (again.returncode, again.stdout) == (0, asked.stdout), again.stderr
+        assert again.stderr.count("same: ") == 4
+        assert not [line for line in again.stderr.splitlines() if "note" in line or "differs" in line], again.stderr
+
+    before = record.read_bytes()
+    taken = talk("What?", options=("--record", record, "--model", "no-such-model"))
+    assert (taken.returncode, len(taken.stderr.splitlines())) == (3, 1)
+    assert "is there already" in taken.stderr
+    assert record.read_bytes() == before
+    assert talk("/clear", "/exit", options=("--record", tmp_path / "empty.jsonl")).returncode == 0
+    assert not (tmp_path / "empty.jsonl").exists()
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="a terminal is opened as POSIX does it")
 def test_a_full_context_is_summed_up_where_that_is_asked_for(talk: Callable) -> None:
     lines = [f"Question number {number}, please?" for number in range(16)]
@@ -118,11 +146,14 @@ def test_a_summary_does_not_stand_beside_a_record(talk: Callable, tmp_path: Path
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_ctrl_c_in_a_terminal_stops_the_answer_and_keeps_the_chat(tiny_bundle: Path, clip: Path, home: Path) -> None:
+def test_ctrl_c_in_a_terminal_stops_the_answer_and_keeps_the_chat(
+    tiny_bundle: Path, clip: Path, home: Path, tmp_path: Path
+) -> None:
     import pty
 
     leader, follower = pty.openpty()
     arguments = ["chat", "--video", str(clip), "--model", str(tiny_bundle), "-n", "300", "--temperature", "0"]
+    arguments += ["--record", str(tmp_path / "record.jsonl")]
     process = subprocess.Popen(
         [sys.executable, "-m", "vllama.cli", *arguments],
         stdin=follower, stdout=follower, stderr=follower, start_new_session=True,
@@ -137,7 +168,8 @@ def test_ctrl_c_in_a_terminal_stops_the_answer_and_keeps_the_chat(tiny_bundle: P
         _until(leader, "What happens?")
         time.sleep(0.3)
         os.write(leader, b"\x03")
-        _until(leader, "stopped", "saw 8 frames")
+        seen = _until(leader, "stopped", "saw 8 frames")
+        assert ("stopped" in seen) == ("the record ends before" in seen) == (not (tmp_path / "record.jsonl").exists())
         os.write(leader, b"/span last 2s\r")
         _until(leader, "asking about the last 2 s")
         time.sleep(0.5)

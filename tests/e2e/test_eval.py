@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,6 +38,8 @@ def test_right_answers_are_counted_by_kind(
     assert accuracy["as it is"]["own"]["low"] < 1.0
     assert accuracy["as it is"]["other"]["accuracy"] == 0.0
     assert accuracy["no media"]["own"]["accuracy"] < 1.0
+    assert accuracy["as it is"]["all"]["accuracy"] == 2 / 3
+    assert json.loads(done.stdout)["not_answered"] == 0
     rows = [json.loads(line) for line in details.read_text("utf-8").splitlines()]
     assert len(rows) == 5 * 3
     assert all(row["right"] == (row["kind"] == "own") for row in rows if row["condition"] == "as it is")
@@ -53,3 +56,104 @@ def test_figures_are_a_table_for_people(vllama: Callable, tiny_bundle: Path, que
 def test_a_set_that_is_not_there_is_one_line(vllama: Callable, tiny_bundle: Path) -> None:
     done = vllama("eval", "--model", tiny_bundle, "--set", "none.jsonl")
     assert (done.returncode, len(done.stderr.splitlines()), "none.jsonl" in done.stderr) == (3, 1, True)
+
+
+def test_details_take_the_place_of_nothing(vllama: Callable, tiny_bundle: Path, questions: Path) -> None:
+    before = questions.read_bytes()
+    done = vllama("eval", "--model", tiny_bundle, "--set", questions, "--details", questions)
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (3, "", 1)
+    assert "is there already" in done.stderr
+    assert questions.read_bytes() == before
+
+
+def test_details_that_cannot_be_written_are_refused_before_the_model_is_looked_for(
+    vllama: Callable, questions: Path, tmp_path: Path
+) -> None:
+    details = tmp_path / "none" / "details.jsonl"
+    done = vllama("eval", "--model", "no-such-model", "--set", questions, "--details", details)
+    assert (done.returncode, len(done.stderr.splitlines()), str(details) in done.stderr) == (3, 1, True)
+    new = tmp_path / "new.jsonl"
+    assert vllama("eval", "--model", "no-such-model", "--set", questions, "--details", new).returncode == 3
+    assert not new.exists(), "nothing was answered"
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_a_clip_that_cannot_be_decoded_costs_its_own_questions_only(
+    vllama: Callable, tiny_bundle: Path, questions: Path, tmp_path: Path, as_json: bool
+) -> None:
+    for number, place in enumerate((0, 3)):  # the first, and then the last, which lends its sound to the first
+        rows = questions.read_text("utf-8").splitlines()[:2]
+        (tmp_path / "bad.mp4").write_bytes(b"no clip at all")
+        rows.insert(place, json.dumps({"video": "bad.mp4", "question": "What?", "answer": "a", "kind": "bad"}))
+        bad, details = tmp_path / "bad.jsonl", tmp_path / f"details{number}.jsonl"
+        bad.write_text("\n".join(rows), "utf-8")
+        options = ("--model", tiny_bundle, "--set", bad, "--ablations", "--details", details)
+        done = vllama("eval", *options, *["--json"] * as_json)
+        assert done.returncode == 4, done.stderr
+        assert "1 of 3 questions" in done.stderr.splitlines()[-1]
+        assert "bad.mp4" in done.stderr.splitlines()[-1]
+        if as_json:
+            figures = json.loads(done.stdout)
+            assert figures["not_answered"] == 1
+            assert {name: row["questions"] for name, row in figures["accuracy"]["as it is"].items()} == {
+                "own": 2, "all": 2,
+            }  # fmt: skip
+        else:
+            assert "100.0%" in done.stdout
+        written = [json.loads(line) for line in details.read_text("utf-8").splitlines()]
+        assert len(written) == 5 * 3
+        assert [row["right"] for row in written if row["kind"] == "bad"] == [None] * 5
+
+
+def test_a_set_of_which_nothing_can_be_answered_has_no_figures(
+    vllama: Callable, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "bad.mp4").write_bytes(b"no clip at all")
+    path = tmp_path / "bad.jsonl"
+    path.write_text(json.dumps({"video": "bad.mp4", "question": "What?", "answer": "a"}), "utf-8")
+    table = vllama("eval", "--model", tiny_bundle, "--set", path)
+    assert (table.returncode, table.stdout, "Traceback" in table.stderr) == (4, "", False)
+    figures = vllama("eval", "--model", tiny_bundle, "--set", path, "--json")
+    assert (figures.returncode, json.loads(figures.stdout)["accuracy"]) == (4, {"as it is": {}})
+
+
+def test_a_question_that_does_not_fit_counts_in_no_condition(
+    vllama: Callable, tiny_bundle: Path, clip: Path, tiny_config: dict[str, Any], tmp_path: Path
+) -> None:
+    short, longer = "What?" + " a" * 10, "What?" + " a" * 110
+    done = vllama("ask", clip, short, "-m", tiny_bundle, "--json", "-n", 1)
+    one = json.loads(done.stdout)["prompt_tokens"]
+    done = vllama("ask", clip, longer, "-m", tiny_bundle, "--json", "-n", 1)
+    each = (json.loads(done.stdout)["prompt_tokens"] - one) / 100
+    room = tiny_config["llama"]["max_position_embeddings"] - one
+    too_long = short + " a" * (int(room / each) + 10)  # fits without media alone
+    path = tmp_path / "long.jsonl"
+    asked = [{"video": str(clip), "question": text, "answer": "a", "kind": "k"} for text in ("What?", too_long)]
+    path.write_text("\n".join(map(json.dumps, asked)), "utf-8")
+    details = tmp_path / "details.jsonl"
+    done = vllama("eval", "-m", tiny_bundle, "--set", path, "--ablations", "--json", "--details", details)
+    assert done.returncode == 6, done.stderr
+    figures = json.loads(done.stdout)
+    assert {name: kinds["k"]["questions"] for name, kinds in figures["accuracy"].items()} == dict.fromkeys(
+        ("as it is", "frames shuffled", "no sound", "other sound", "no media"), 1
+    )
+    assert figures["not_answered"] == 1
+    rows = [json.loads(line) for line in details.read_text("utf-8").splitlines()]
+    answers = {row["condition"]: row["answer"] for row in rows if row["question"] == too_long}
+    assert answers["as it is"] is None
+    assert answers["no media"] is not None
+
+
+def test_questions_of_no_kind_are_counted_once_and_brackets_are_no_markup(
+    vllama: Callable, tiny_bundle: Path, clip: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "kinds.jsonl"
+    rows = [{"video": str(clip), "question": "What?", "answer": "a"}]
+    path.write_text(json.dumps(rows[0]), "utf-8")
+    plain = vllama("eval", "--model", tiny_bundle, "--set", path)
+    assert plain.returncode == 0, plain.stderr
+    assert [line.split()[1] for line in plain.stdout.splitlines() if "0.0%" in line] == ["unnamed", "all"]
+    path.write_text(json.dumps(rows[0] | {"kind": "a [/x] [red]b"}), "utf-8")
+    marked = vllama("eval", "--model", tiny_bundle, "--set", path)
+    assert marked.returncode == 0, marked.stderr
+    assert "a [/x] [red]b" in marked.stdout

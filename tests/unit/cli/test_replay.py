@@ -2,37 +2,133 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+
+from vllama import cli
+from vllama.cli.record import There, digest
+from vllama.cli.replay import _find
+from vllama.runtime import Timeline
+from vllama.runtime.remembered import Remembered
+
+ASKED = ("-m", "miniature", "-n", 8, "--temperature", 0, "--device", "cpu")
+CIRCLE = Path(cli.__file__).parent / "demo_clips" / "circle.mp4"
 
 
 @pytest.fixture
-def record(vllama: Callable, clip: Path, tmp_path: Path) -> Path:
+def run(vllama: Callable, tmp_path: Path) -> Callable:
+    """The command with a cache of its own."""
+
+    def run(*arguments: object, cache: str = "cache") -> Any:
+        return vllama(*arguments, env={"VLLAMA_CACHE": str(tmp_path / cache)})
+
+    return run
+
+
+@pytest.fixture
+def record(run: Callable, clip: Path, tmp_path: Path) -> Path:
     path = tmp_path / "record.jsonl"
-    done = vllama("ask", clip, "What?", "-m", "miniature", "-n", 2, "--device", "cpu", "--record", path)
+    done = run("ask", clip, "What?", *ASKED, "--record", path)
     assert done.returncode == 0, done.stderr
     return path
 
 
-def head(record: Path) -> dict[str, object]:
-    first: dict[str, object] = json.loads(record.read_text("utf-8").splitlines()[0])
-    return first
+def lines(record: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in record.read_text("utf-8").splitlines()]
 
 
 def with_head(record: Path, **changes: object) -> Path:
-    _, *rows = record.read_text("utf-8").splitlines()
-    changed = {name: value for name, value in {**head(record), **changes}.items() if value is not None}
-    record.write_text("\n".join([json.dumps(changed), *rows]), "utf-8")
+    head, *rows = lines(record)
+    record.write_text("\n".join(map(json.dumps, [{**head, **changes}, *rows])), "utf-8")
     return record
 
 
-def test_replay_runs_where_the_record_ran(vllama: Callable, record: Path) -> None:
-    assert (head(record)["device"], head(record)["runner"]) == ("cpu", "onnx")
-    here = vllama("replay", record)
-    assert (here.returncode, "same: 2 tokens" in here.stderr) == (0, True), here.stderr
-    elsewhere = vllama("replay", with_head(record, device="cuda:99"))
+def assert_same(done: Any, times: int = 1) -> None:
+    assert (done.returncode, done.stderr.count("same: ")) == (0, times), done.stderr
+    assert not [line for line in done.stderr.splitlines() if "note" in line or "differs" in line], done.stderr
+
+
+def test_replay_runs_where_the_record_ran_unless_told_otherwise(run: Callable, record: Path) -> None:
+    assert (lines(record)[0]["device"], lines(record)[0]["runner"]) == ("cpu", "onnx")
+    assert_same(run("replay", record))
+    assert_same(run("replay", record, "--device", "cpu", "--engine", "onnx"))
+    with_head(record, device="cuda:99")
+    elsewhere = run("replay", record)
     assert (elsewhere.returncode, elsewhere.stdout) == (5, ""), "on the CPU other tokens might come out"
     assert elsewhere.stderr.count("\n") == 1
-    old = vllama("replay", with_head(record, device=None, runner=None))
-    assert (old.returncode, "same: 2 tokens" in old.stderr) == (0, True), old.stderr
+    here = run("replay", record, "--device", "cpu")
+    assert (here.returncode, "same: " in here.stderr) == (0, True), here.stderr
+    assert "encoded on cpu with onnx, recorded on cuda:99 with onnx: answers may differ" in here.stderr
+    wrong = run("replay", record, "--device", "cpu", "--engine", "bogus")
+    assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1), wrong.stderr
+
+
+@pytest.mark.parametrize(
+    "how",
+    [("--at", "3"), ("--from", "0.4", "--to", "2.6"), (), ("--long", "memory"), ("--last", "2s", "--long", "map")],
+)
+def test_replay_sees_what_the_question_saw_whatever_was_asked_since(
+    run: Callable, tmp_path: Path, how: tuple[str, ...]
+) -> None:
+    clip, path = CIRCLE, tmp_path / "record.jsonl"
+    if "--to" in how:  # from pictures so dense that the span needs none between
+        assert run("index", clip, "-m", "miniature", "--fps", 4).returncode == 0
+    assert run("ask", clip, "What happens?", *ASKED, *how, "--record", path).returncode == 0
+    for span in (("--from", "1", "--to", "2"), ("--from", "0", "--to", "1.5")):
+        assert run("ask", clip, "What?", *ASKED, *span).returncode == 0
+    assert_same(run("replay", path))
+    assert run("index", clip, "-m", "miniature", "--fps", 10).returncode == 0
+    assert_same(run("replay", path))
+
+
+def test_replay_sees_no_more_where_the_clip_was_indexed_more_densely(
+    run: Callable, clip: Path, record: Path, tmp_path: Path
+) -> None:
+    span = tmp_path / "span.jsonl"
+    options = ("--from", "0.4", "--to", "2.6", "--no-audio")  # what was heard by another rule cannot be had again
+    assert run("ask", clip, "What?", *ASKED, *options, "--record", span).returncode == 0
+    assert run("index", clip, "-m", "miniature", "--fps", 4, cache="dense").returncode == 0
+    assert_same(run("replay", record, cache="dense"))
+    assert_same(run("replay", span, cache="dense"))
+
+
+def test_a_record_says_what_each_question_could_choose_from(
+    run: Callable, clip: Path, vllama: Callable, record: Path
+) -> None:
+    head, row = lines(record)
+    assert head["there"] == {"frames": [0, 5, 10, 15, 20, 25, 30, 35], "copies": [], "clips": [], "remembered": None}
+    assert (row["came"], row["span"], row["asked_long"], row["long"]) == (None, None, None, "frames")
+
+
+def test_the_memory_of_the_whole_is_kept_where_it_is_the_recorded_one_only() -> None:
+    timeline = Timeline("", "", "video", 10, 1.0, 10.0, sound=False)
+    timeline.remembered = Remembered(np.ones((2, 3), np.float32), (0.0,), 10)
+    there = There((), (), (), digest(timeline.remembered))
+    assert _find(there, timeline).remembered is timeline.remembered
+    for other in (None, "another"):
+        assert _find(replace(there, remembered=other), timeline).remembered is None
+
+
+def test_recorded_pictures_that_are_not_there_are_said(run: Callable, record: Path) -> None:
+    there = lines(record)[0]["there"]
+    with_head(record, there={**there, "frames": [*there["frames"], 10**9], "clips": [0.123]})
+    done = run("replay", record)
+    assert "2 of the recorded pictures and stretches of sound are not here: answers may differ" in done.stderr
+    assert (done.returncode, done.stderr.count("\n")) == (0, 2)
+
+
+def test_an_open_end_is_json_and_is_repeated(run: Callable, clip: Path, tmp_path: Path) -> None:
+    path = tmp_path / "record.jsonl"
+    assert run("ask", clip, "What?", "And?", *ASKED, "--from", "2", "--record", path).returncode == 0
+    assert [row["span"] for row in lines(path)[1:]] == [[2.0, None]] * 2
+    assert "Infinity" not in path.read_text("utf-8")
+    assert_same(run("replay", path), 2)
+
+
+def test_another_clip_is_refused_before_the_model_is_looked_for(run: Callable, record: Path, silent_clip: Path) -> None:
+    done = run("replay", record, "--clip", silent_clip, "-m", "no-such-model")
+    assert (done.returncode, "its contents differ" in done.stderr) == (3, True), done.stderr

@@ -24,7 +24,7 @@ def write(folder: Path, *rows: object) -> Path:
 
 def test_a_plain_question_is_right_when_the_answer_says_its_words(folder: Path) -> None:
     (each,) = read_questions(write(folder, {"video": "clips/1.mp4", "question": "q", "answer": "Light red."}, ""))
-    assert (each.video, each.kind, each.key) == (folder / "clips" / "1.mp4", "all", frozenset({"light", "red"}))
+    assert (each.video, each.kind, each.key) == (folder / "clips" / "1.mp4", "unnamed", frozenset({"light", "red"}))
     assert each.is_right("It is red, a light one!")
     assert not each.is_right("It is reddish and light")
 
@@ -46,7 +46,7 @@ def test_an_answer_that_says_a_rival_is_wrong(folder: Path) -> None:
 @pytest.mark.parametrize(
     "row",
     ["{", "[]", {"video": "clips/1.mp4", "question": "q"}, {"video": "clips/1.mp4", "question": 1, "answer": "a"},
-     {"video": "clips/1.mp4", "question": "q", "answer": "a", "key": [1]}],
+     {"video": "clips/1.mp4", "question": "q", "answer": "a", "key": [1]}, "5", "[" * 10_000, '{"video": "\\udcff"}'],
 )  # fmt: skip
 def test_a_line_that_is_no_question_is_named_by_its_number(folder: Path, row: object) -> None:
     good = {"video": "clips/1.mp4", "question": "q", "answer": "a"}
@@ -54,11 +54,30 @@ def test_a_line_that_is_no_question_is_named_by_its_number(folder: Path, row: ob
         read_questions(write(folder, good, row))
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("answer", ""), ("answer", "?!"), ("key", []), ("key", [""]), ("key", ["light red"]), ("rivals", ["?"]),
+     ("question", " "), ("kind", "all"), ("kind", "")],
+)  # fmt: skip
+def test_what_would_make_a_figure_wrong_is_refused_by_its_name(folder: Path, field: str, value: object) -> None:
+    row = {"video": "clips/1.mp4", "question": "q", "answer": "a", field: value}
+    with pytest.raises(FileError, match=f"line 1: {field}"):
+        read_questions(write(folder, row))
+
+
+def test_a_line_ends_where_json_says_so(folder: Path) -> None:
+    question = "before\u2028after"  # a line separator, which JSON allows within a text
+    row = json.dumps({"video": "clips/1.mp4", "question": question, "answer": "a"}, ensure_ascii=False)
+    assert [each.question for each in read_questions(write(folder, row, row))] == [question, question]
+
+
 def test_files_that_are_not_there_are_named(folder: Path) -> None:
     with pytest.raises(MissingFileError, match=r"none\.jsonl"):
         read_questions(folder / "none.jsonl")
     with pytest.raises(MissingFileError, match=r"2\.mp4"):
         read_questions(write(folder, {"video": "2.mp4", "question": "q", "answer": "a"}))
+    with pytest.raises(MissingFileError, match="is not there"):
+        read_questions(write(folder, {"video": "2" * 5000, "question": "q", "answer": "a"}))
     with pytest.raises(FileError, match="holds no question"):
         read_questions(write(folder, ""))
 
