@@ -71,27 +71,19 @@ def test_manifest_tells_everything_that_went_in_and_came_out(
     assert str(tiny_weights) not in (tiny_bundle / "manifest.json").read_text()
 
 
-def test_table_and_bundle_are_printed(vllama: Callable, tiny_models: Path, tiny_weights: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
+def test_table_is_printed_and_the_bundle_is_found_by_name(
+    vllama: Callable, tiny_models: Path, tiny_weights: Path, home: Path, clip: Path
+) -> None:
     options = ("--weights", tiny_weights, "--models", tiny_models, "--quant", "Q4_K_M", "--precision", "int8")
-    done = vllama("export", "tiny-vicuna", *options, "--out", out)
+    done = vllama("export", "tiny-llama-2", *options)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == str(out)
+    assert done.stdout.splitlines()[-1] == str(home / "models" / "tiny-llama-2")
     for words in ("frames", "audio", "llm", "flipped answers", "of 12", "kept wider than asked: "):
         assert words in done.stdout
     parts = [line.split(":")[0] for line in done.stderr.splitlines()]
     assert parts == ["sources", "frames", "video", "clips", "audio", "positions", "llm Q4_K_M", "llm fidelity"]
     for line in done.stderr.splitlines():
         assert re.search(r": [\d,]+ bytes in \d+\.\d s \(\d+\.\d s of CPU\)", line), line
-
-
-def test_default_place_is_found_by_name(
-    vllama: Callable, tiny_models: Path, tiny_weights: Path, home: Path, clip: Path
-) -> None:
-    options = ("--weights", tiny_weights, "--models", tiny_models, "--quant", "Q8_0")
-    done = vllama("export", "tiny-llama-2", *options)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == str(home / "models" / "tiny-llama-2")
     for named in ((), ("--model", "tiny-llama-2")):
         asked = vllama("ask", clip, "What?", "-n", 2, "--json", *named)
         assert json.loads(asked.stdout)["model"] == "tiny-llama-2"

@@ -395,14 +395,3 @@ def test_features_that_cannot_be_read_now_cost_a_question_only_the_saving_and_ar
     chunk.unlink()
     chunk.write_bytes(content)
     assert engine.index(minute, fps=0.0).encoded == 0
-
-
-def test_chat_says_what_becomes_of_the_features_of_a_question(
-    vllama: Callable[..., subprocess.CompletedProcess[str]], tiny_bundle: Path, clip: Path, tmp_path: Path
-) -> None:
-    (tmp_path / "file").write_text("no folder")
-    cache = {"VLLAMA_CACHE": str(tmp_path / "file" / "cache")}
-    words = ("chat", "--video", clip, "--model", tiny_bundle, "-n", 2, "--json")
-    opened = vllama(*words, input="", env=cache).stderr.count("not saved")
-    asked = vllama(*words, input="/at 1-2 What?\n", env=cache)
-    assert (asked.returncode, asked.stderr.count("not saved")) == (0, opened + 1), asked.stderr
