@@ -13,7 +13,8 @@ from vllama.runtime import FileError, SpecError
 from vllama.runtime.times import make_span
 
 from . import options
-from .record import Recorder, check_new
+from .newfile import JsonLines
+from .record import Recorder
 from .render import encoding_bar, evidence_line, print_json, print_stream
 
 
@@ -53,15 +54,14 @@ def ask(
     questions = list(_questions(question or ["-"]))
     span = make_span(start, end, last, at)
     fps = 1.0 if long in ("memory", "segments", "map") or span.is_moment else 0.0
-    if record is not None:
-        check_new(record)
+    lines = JsonLines(record) if record else None
     with options.open_engine(model, device, runner, threads, gpu_layers, kv, ctx_size) as engine:
         options.say_if_miniature(engine)
         sampling = options.sampling(engine.spec.llm.sampling, temperature, top_p, top_k, max_tokens)
         with encoding_bar() as encoding:
             timeline = engine.index(clip, fps=fps, span=span, audio=audio, note=options.note, progress=encoding)
         chat = engine.chat(timeline, audio=audio)
-        recorder = Recorder(record, engine, clip, timeline, audio=audio) if record else None
+        recorder = Recorder(lines, engine, clip, timeline, audio=audio) if lines else None
         if keep_prefix:
             try:
                 chat.prepare(span, long=long, keep=True)

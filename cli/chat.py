@@ -18,8 +18,9 @@ from vllama.runtime.times import clock, parse_span
 
 from . import options
 from .live import talk_live
+from .newfile import JsonLines
 from .pictures import contact_sheet, strip
-from .record import Recorder, check_new
+from .record import Recorder
 from .render import encoding_bar, evidence_line, print_json, print_stream
 from .shell import Asking, Shell
 from .spoken import Ears, Speech
@@ -77,8 +78,7 @@ def chat(
         raise SpecError("--record cannot stand beside --summarise, which no replay repeats; leave one of them out")
     if live is None and (speech or aloud):
         raise SpecError(f"{'--speech' if speech else '--aloud'} is for --webcam and --mic; leave it out")
-    if record is not None:
-        check_new(record)
+    lines = JsonLines(record) if record else None
     ears = Ears(
         Speech(speech_model, speech_language, speech, aloud, headphones),
         microphone=mic is not None,
@@ -90,17 +90,17 @@ def chat(
         if live is not None:
             talk_live(engine, live, asking, ears)
         elif video is not None:
-            _talk_of_clip(engine, video, 1.0 if fps is None else fps, asking, record)
+            _talk_of_clip(engine, video, 1.0 if fps is None else fps, asking, lines)
 
 
-def _talk_of_clip(engine: Engine, video: Path, fps: float, asking: Asking, record: Path | None) -> None:
+def _talk_of_clip(engine: Engine, video: Path, fps: float, asking: Asking, lines: JsonLines | None) -> None:
     note = functools.cache(options.note)  # what is so at every question is said once
     with encoding_bar() as encoding:
         timeline = engine.index(video, fps=fps, audio=asking.audio, note=note, progress=encoding)
-    recorder = Recorder(record, engine, video, timeline, audio=asking.audio) if record else None
+    recorder = Recorder(lines, engine, video, timeline, audio=asking.audio) if lines else None
     shell = ClipShell(engine, video, timeline, asking, recorder, note)
-    with closing(Terminal().lines()) as lines:
-        shell.run(lines)
+    with closing(Terminal().lines()) as typed:
+        shell.run(typed)
 
 
 class ClipShell(Shell):

@@ -34,7 +34,7 @@ from vllama.runtime.ablation import ABLATIONS
 from vllama.runtime.question_set import ALL, KnownAnswer, read_questions
 
 from . import options
-from .record import JsonLines
+from .newfile import JsonLines
 from .render import counting_bar
 
 _AS_IT_IS = "as it is"

@@ -11,13 +11,12 @@ from typing import Annotated, Any, Literal
 import typer
 
 from vllama.runtime import Budget, Engine, Sampling, Span, SpecError, view
+from vllama.runtime.backbone import MAX_N_CTX
 from vllama.runtime.bundle import SHIPPED
 from vllama.runtime.engine import GpuLayers as GpuLayersValue
 from vllama.runtime.times import make_span
 
 from .render import verifying_bar
-
-_MAX_N_CTX = 1 << 20  # as `Backbone` has it
 
 Model = Annotated[
     str | None, typer.Option("--model", "-m", envvar="VLLAMA_MODEL", help="A bundle: its name or its folder.")
@@ -29,7 +28,7 @@ TopK = Annotated[int | None, typer.Option(min=0, help="Keep this many likeliest 
 Seed = Annotated[int | None, typer.Option(min=0, help="Repeat a drawn answer.")]
 MaxTokens = Annotated[int | None, typer.Option("--max-tokens", "-n", min=1, help="Length of an answer.")]
 CtxSize = Annotated[
-    int | None, typer.Option("--ctx-size", "-c", min=2, max=_MAX_N_CTX, help="Positions of the context.")
+    int | None, typer.Option("--ctx-size", "-c", min=2, max=MAX_N_CTX, help="Positions of the context.")
 ]
 Threads = Annotated[int | None, typer.Option("--threads", "-t", min=1, envvar="VLLAMA_THREADS", help="CPU threads.")]
 GpuLayers = Annotated[

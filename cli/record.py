@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import json
 import math
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -16,13 +12,15 @@ from typing import Annotated, Any, Final, Literal, TypeVar, cast
 
 from pydantic import AfterValidator, ConfigDict, Field, NonNegativeInt, TypeAdapter, ValidationError
 
-from vllama.runtime import Chat, DiskFullError, Engine, FileError, Sampling, Span, Timeline, Usage
+from vllama.runtime import Chat, Engine, FileError, Sampling, Span, Timeline, Usage
+from vllama.runtime.engine import DENSEST_FPS
 from vllama.runtime.llama_context import Kv
 from vllama.runtime.remembered import Remembered
 from vllama.runtime.view import Long
 
+from .newfile import JsonLines
+
 SCHEMA: Final = 2
-_MOST_FPS = 1000.0  # no clip has more to show, and the grid of a greater one would not fit the memory
 _MOST_TOKENS = 2**31 - 1  # llama.cpp counts in 32 bits
 _CHECKED = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 _AGAIN = "ask again with --record"
@@ -74,7 +72,7 @@ class Head:
     clip: str
     content: str
     audio: bool
-    fps: Annotated[float, Field(ge=0, le=_MOST_FPS)]
+    fps: Annotated[float, Field(ge=0, le=DENSEST_FPS)]
     kv: Kv
     device: str
     runner: str
@@ -125,14 +123,10 @@ _HEAD, _ROW, _CLEAR = TypeAdapter(Head), TypeAdapter(Row), TypeAdapter(Clear)
 
 
 class Recorder:
-    """Writes a record; the file is made with the first answer, so that there is none without.
+    """Writes a record; the file is made with the first answer, so that there is none without."""
 
-    Raises:
-        FileError, DiskFullError: it is there already, or cannot be written.
-    """
-
-    def __init__(self, path: Path, engine: Engine, clip: Path, timeline: Timeline, *, audio: bool) -> None:
-        self._lines = JsonLines(path)
+    def __init__(self, lines: JsonLines, engine: Engine, clip: Path, timeline: Timeline, *, audio: bool) -> None:
+        self._lines = lines
         self._engine = engine
         self._clip = clip
         self._timeline = timeline
@@ -196,56 +190,12 @@ class Recorder:
             clip=os.fsencode(self._clip).decode("utf-8", "replace"),  # a name may be bytes that are no text
             content=self._timeline.content,
             audio=self._audio,
-            fps=min(self._timeline.fps, _MOST_FPS),
+            fps=self._timeline.fps,
             kv=self._engine.kv,
             device=placement.device,
             runner=placement.runner,
             there=there,
         )
-
-
-class JsonLines:
-    """A new file of one JSON object a line; each is in it whole or not at all. It is made with the first one.
-
-    Raises:
-        FileError, DiskFullError: it is there already, or cannot be written.
-    """
-
-    def __init__(self, path: Path) -> None:
-        check_new(path)
-        self._path = path
-        self._begun = False
-
-    def append(self, *rows: Mapping[str, object]) -> None:
-        """Write these, all of them or none.
-
-        Raises:
-            FileError, DiskFullError: they cannot be written.
-        """
-        data = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows).encode("ascii")
-        with _saying(self._path), self._path.open("r+b" if self._begun else "xb", buffering=0) as file:
-            size = file.seek(0, os.SEEK_END)
-            try:
-                written = 0
-                while written < len(data):
-                    written += file.write(data[written:])
-            except BaseException:
-                file.truncate(size)
-                if not self._begun:
-                    self._path.unlink()
-                raise
-        self._begun = True
-
-
-def check_new(path: Path) -> None:
-    """Make sure that a file is not there and can be made, before anything is done for what it will hold.
-
-    Raises:
-        FileError, DiskFullError: it is there already, or cannot be made.
-    """
-    with _saying(path):
-        path.open("xb").close()
-        path.unlink()
 
 
 def digest(whole: Remembered | None) -> str | None:
@@ -312,18 +262,3 @@ def _came(there: There, known: There) -> There | None:
         clips=tuple(sorted({*there.clips} - {*known.clips})),
         remembered=there.remembered,
     )
-
-
-@contextmanager
-def _saying(path: Path) -> Iterator[None]:
-    """Turns what the system says into our errors."""
-    try:
-        yield
-    except FileExistsError as error:
-        raise FileError(f"{path}: is there already; give a new file") from error
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFullError(
-                f"{path}: no space left; free some and start a new file, this answer and what follows are not in it"
-            ) from error
-        raise FileError(f"{path}: cannot be written ({error.strerror}); give another new file") from error

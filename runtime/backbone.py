@@ -27,7 +27,7 @@ from .types import Embeds, Float32
 
 Key = int | tuple[bytes, int]  # what a cached position was decoded from: a token, or a row of hashed embeds
 _T = TypeVar("_T")
-_MAX_N_CTX = 1 << 20  # far beyond it llama.cpp works for many seconds before it finds that memory is short
+MAX_N_CTX = 1 << 20  # far beyond it llama.cpp works for many seconds before it finds that memory is short
 _WAKE_SECONDS = 0.2  # waiting without a limit would keep Ctrl-C out on Windows
 _BETWEEN_SECONDS = 0.25  # from one token of an answer to the next, while that one is drawn and shown
 
@@ -81,8 +81,8 @@ class Backbone:
         repack: bool = False,
     ) -> None:
         threads = physical_cores() if threads is None else threads
-        if not 2 <= n_ctx <= _MAX_N_CTX or threads < 1:
-            raise SpecError(f"n_ctx is {n_ctx} and threads {threads}; use 2 to {_MAX_N_CTX}, and at least 1")
+        if not 2 <= n_ctx <= MAX_N_CTX or threads < 1:
+            raise SpecError(f"n_ctx is {n_ctx} and threads {threads}; use 2 to {MAX_N_CTX}, and at least 1")
         self._cancel = threading.Event()
         self._cached: list[Key] = []
         self._prompts = 0

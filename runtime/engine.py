@@ -32,7 +32,7 @@ from .watching import YesNo
 
 MEMORY_BYTES = 256_000_000  # of a live source's features, where nothing else is asked for
 _MOST_FPS = 60.0  # of a camera
-_DENSEST_FPS = 1000.0  # of a file
+DENSEST_FPS = 1000.0  # of a file: no clip has more to show
 GpuLayers = int | Literal["auto", "all"]
 
 
@@ -149,8 +149,8 @@ class Engine:
             MediaError: it cannot be decoded, was changed meanwhile, or this model cannot use it.
             FileError: it cannot be saved and must be; timeline is of another file.
         """
-        if not 0.0 <= fps <= _DENSEST_FPS:
-            raise SpecError(f"fps is {fps:g}; use 0 to {_DENSEST_FPS:g}")
+        if not 0.0 <= fps <= DENSEST_FPS:
+            raise SpecError(f"fps is {fps:g}; use 0 to {DENSEST_FPS:g}")
         need = Need(fps, None if span == Span.whole() else span, audio)
         return index_clip(
             Path(path), need, self.bundle, self._encoders, self._dtype,

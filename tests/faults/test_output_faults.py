@@ -171,5 +171,5 @@ def test_the_clip_that_is_talked_about_is_not_written_over(vllama: Run, film: Pa
     clip = Path(shutil.copy(film, tmp_path / "mine.png"))
     done = vllama("chat", "--video", clip, *SHORT, input=f"What?\n/frames {clip}\nAnd?\n")
     assert (done.returncode, len(done.stdout.splitlines())) == (0, 2)
-    assert said(done) == [f"vllama: {clip}: File exists; give a new .png or .jpg in a folder that is there"]
+    assert said(done) == [f"vllama: {clip}: is there already; give a new .png or .jpg"]
     assert clip.read_bytes() == film.read_bytes()

@@ -26,7 +26,7 @@ def test_new_file_holds_what_was_given(tmp_path: Path) -> None:
 
 def test_file_that_is_there_stays_as_it_was(tmp_path: Path) -> None:
     (tmp_path / "mine").write_bytes(b"mine")
-    with pytest.raises(FileError, match=r"mine: File exists; give a new \.png in a folder that is there"):
+    with pytest.raises(FileError, match=r"mine: is there already; give a new \.png$"):
         write_new(tmp_path / "mine", b"other", "a new .png")
     assert (tmp_path / "mine").read_bytes() == b"mine"
 
@@ -42,5 +42,5 @@ def test_name_that_is_no_use_is_said(tmp_path: Path, name: str) -> None:
 def test_nothing_is_left_of_what_cannot_be_written_whole(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", _LIMITED, str(tmp_path / "new")], capture_output=True, text=True)
     assert "FileError: " in done.stderr
-    assert "File too large; give a new file" in done.stderr
+    assert "cannot be written (File too large); give a new file" in done.stderr
     assert list(tmp_path.iterdir()) == []

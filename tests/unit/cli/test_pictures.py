@@ -24,9 +24,9 @@ def test_sheet_has_four_pictures_a_row(tmp_path: Path, name: str) -> None:
 def test_neither_kind_of_picture_takes_the_place_of_a_file(tmp_path: Path) -> None:
     mine = tmp_path / "mine.png"
     mine.write_bytes(b"mine")
-    with pytest.raises(FileError, match=r"mine\.png: File exists"):
+    with pytest.raises(FileError, match=r"mine\.png: is there already"):
         contact_sheet(_FRAMES, mine)
-    with pytest.raises(FileError, match=r"mine\.png: File exists"):
+    with pytest.raises(FileError, match=r"mine\.png: is there already"):
         write_picture(_PIXELS, mine)
     assert mine.read_bytes() == b"mine"
 

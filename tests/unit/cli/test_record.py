@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from vllama.cli.record import Clear, JsonLines, Row, read_record
+from vllama.cli.newfile import JsonLines
+from vllama.cli.record import Clear, Row, read_record
 from vllama.runtime import DiskFullError, FileError, Span
 
 HEAD: dict[str, object] = {

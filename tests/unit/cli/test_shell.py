@@ -102,7 +102,5 @@ def test_a_talk_does_not_take_the_place_of_a_file(
     (tmp_path / "mine").write_text("mine")
     shell.run(iter(["what?\n", f"/save {tmp_path / 'mine'}\n", "and?\n"]))
     assert (tmp_path / "mine").read_text() == "mine"
-    assert capsys.readouterr().err == (
-        f"vllama: {tmp_path / 'mine'}: File exists; give a new file in a folder that is there\n"
-    )
+    assert capsys.readouterr().err == (f"vllama: {tmp_path / 'mine'}: is there already; give a new file\n")
     assert len(shell.asked) == 2
