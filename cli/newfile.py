@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -10,6 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from vllama.runtime.errors import DiskFullError, FileError
+from vllama.runtime.files import is_disk_full
 
 
 def write_new(path: Path, data: bytes, wanted: str) -> None:
@@ -84,7 +84,7 @@ def _saying(path: Path, wanted: str, then: str) -> Iterator[None]:
     except FileExistsError as error:
         raise FileError(f"{path}: is there already; give {wanted}") from error
     except (OSError, ValueError) as error:  # a name with a zero byte is the second
-        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+        if isinstance(error, OSError) and is_disk_full(error):
             raise DiskFullError(f"{path}: no space left; free some and {then}") from error
         reason = getattr(error, "strerror", None) or str(error)
         raise FileError(f"{path}: cannot be written ({reason}); give {wanted} in a folder that is there") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 import pickle
 import re
 import struct
@@ -95,17 +96,29 @@ def find_file(weights: Path, file: WeightFile) -> Path:
 
     Raises:
         MissingFileError: it is not there, or `weights` is no folder.
+        FileError: the system does not let it be read.
         SpecError: it is there twice.
     """
-    if not weights.is_dir():
+    if not os.path.isdir(weights):
         raise MissingFileError(f"{weights}: not a folder; give the one with the published files as --weights")
+    _check_permission(weights)
     found = [path for depth in range(_DEPTH + 1) for path in weights.glob("*/" * depth + glob.escape(file.name))]
     if not found:
         where = f"; it comes from {file.source}" if file.source else ""
         raise MissingFileError(f"{file.name}: not in {weights} nor {_DEPTH} folders below{where}")
     if len(found) > 1:
         raise SpecError(f"{file.name}: there are two, {found[0]} and {found[1]}; keep one in {weights}")
+    _check_permission(found[0])
     return found[0]
+
+
+def _check_permission(path: Path) -> None:
+    """What may not be looked into must not be taken for what holds nothing."""
+    try:
+        if os.path.isdir(path):
+            os.listdir(path)
+    except OSError as error:
+        raise FileError(f"{path}: {error.strerror}; check its permissions") from error
 
 
 def open_state_dict(path: Path) -> dict[str, Tensor]:
@@ -115,8 +128,9 @@ def open_state_dict(path: Path) -> dict[str, Tensor]:
         MissingFileError: it is not there.
         FileError: it is no checkpoint, is cut, or holds other objects than tensors.
     """
-    if not path.is_file():
-        raise MissingFileError(f"{path}: {'a folder, not a file' if path.is_dir() else 'no such file'}; fetch it again")
+    if not os.path.isfile(path):
+        what = "a folder, not a file" if os.path.isdir(path) else "no such file"
+        raise MissingFileError(f"{path}: {what}; fetch it again")
     try:
         _refuse_text(path)
         loaded = load_file(path) if path.suffix == ".safetensors" else _torch_load(path)

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from vllama.runtime.own_process import peak_bytes
+
 T = TypeVar("T")
-_STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+_RESET = Path("/proc/self/clear_refs")
 
 
 @dataclass(frozen=True)
@@ -34,14 +36,13 @@ class Meter:
     """Runs from its making."""
 
     def __init__(self) -> None:
-        with contextlib.suppress(OSError):
-            _RESET.write_text("5")  # the peak of this process begins anew, on Linux
+        self._is_peak_its_own = _forget_peak()
         self._started = time.perf_counter(), time.process_time()
 
     def read(self, part: str, size: int) -> PartCost:
         """What it took until now to make so many bytes."""
         seconds, cpu_seconds = time.perf_counter() - self._started[0], time.process_time() - self._started[1]
-        return PartCost(part, size, seconds, cpu_seconds, _peak())
+        return PartCost(part, size, seconds, cpu_seconds, peak_bytes() if self._is_peak_its_own else None)
 
 
 def metered(name: str, report: Report, make: Callable[[], T], size: Callable[[T], int]) -> T:
@@ -60,10 +61,10 @@ def give_back() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def _peak() -> int | None:
+def _forget_peak() -> bool:
+    """Let the peak of this process begin anew; only Linux can."""
     try:
-        lines = _STATUS.read_text("utf-8").splitlines()
+        _RESET.write_text("5")
     except OSError:
-        return None
-    kilobytes = next((line.split()[1] for line in lines if line.startswith("VmHWM")), None)
-    return int(kilobytes) * 1024 if kilobytes else None
+        return False
+    return True

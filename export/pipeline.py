@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -86,7 +87,7 @@ def export_model(
     builder = open_builder(engines) if engines else None
     step, told = progress or (lambda part, done, total: None), report or (lambda cost: None)
     with alone(out):
-        if builder and (out / MANIFEST).is_file():
+        if builder and os.path.isfile(out / MANIFEST):
             bundle = _there(out, spec, quant, asked)
         else:
             bundle = _new(spec, weights, out, quant or spec.llm.quantization, chosen, threads, step, told)
@@ -123,8 +124,8 @@ def _new(
     llama = open_llama(spec, weights)
     staging = Staging(out)
     try:
-        staging.need(_size(parts, llama, precision, quant))
         with writing("the export", out.parent):
+            staging.need(_size(parts, llama, precision, quant))
             return _exported(spec, weights, staging, parts, llama, precision, quant, threads, step, report)
     finally:
         staging.discard_if_empty()

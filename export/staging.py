@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -16,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from vllama.runtime.bundle import MANIFEST, FidelityRow, FileRecord, Manifest, hash_file, write_manifest
 from vllama.runtime.errors import DiskFullError, FileError
+from vllama.runtime.files import is_disk_full, replace_file, write_whole
 from vllama.runtime.lock import locked
 
 _JOURNAL = "journal.json"
@@ -40,9 +40,9 @@ class Staging:
     def __init__(self, out: Path) -> None:
         """
         Raises:
-            FileError: `out` is there already, or its folder cannot be made.
+            FileError: `out` is there already, or its folder cannot be made or read.
         """
-        if out.exists():
+        if os.path.lexists(out):
             raise FileError(f"{out}: already there; remove it or choose another --out")
         self.out = out
         self.folder = out.with_name(f"{out.name}.partial")
@@ -50,8 +50,9 @@ class Staging:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise FileError(f"{self.folder}: {error.strerror}; choose another --out") from error
-        self.parts = self._read()
-        self._sweep()
+        with writing("the export", self.folder):
+            self.parts = self._read()
+            self._sweep()
 
     def make(self, name: str, key: str, make: Callable[[], StagedPart]) -> StagedPart:
         """The part of that name, found finished or made now.
@@ -59,21 +60,21 @@ class Staging:
         Whatever `make` leaves half-written is removed when it fails; finished parts stay for the next try.
 
         Raises:
-            DiskFullError: no space left.
+            DiskFullError, FileError: no space left, or the system refuses.
         """
         part = self.parts.get(name)
         if part and part.key == key and self._whole(part):
             return part
         self.parts.pop(name, None)
-        self._sweep()
         try:
             with writing(name, self.folder.parent):
+                self._sweep()
                 part = replace(make(), key=key)
                 self.parts[name] = part
                 self._write()
         except BaseException:
             self.parts.pop(name, None)
-            self._sweep()
+            self._sweep_quietly()
             raise
         return part
 
@@ -97,26 +98,32 @@ class Staging:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def commit(self, manifest: Manifest) -> None:
-        """Write the manifest and become the bundle.
+        """Write the manifest and become the bundle; the journal goes last, so that until then all can be gone on with.
 
         Raises:
-            FileError: something is at `out` by now.
+            DiskFullError, FileError: it cannot be, or something is at `out` by now; finished parts are kept.
         """
         try:
             with writing(MANIFEST, self.folder.parent):
                 write_manifest(self.folder, manifest)
+                self._keep({_JOURNAL, MANIFEST, *manifest.files})
         except BaseException:
-            self._sweep()
+            self._sweep_quietly()
             raise
-        self._keep({MANIFEST, *manifest.files})
         try:
-            os.replace(self.folder, self.out)
+            replace_file(self.folder, self.out)
         except OSError as error:
-            raise FileError(f"{self.out}: {error.strerror}; remove it and run the same command") from error
+            what = "remove it" if os.path.lexists(self.out) else f"close what uses {self.folder}"
+            raise FileError(f"{self.out}: {error.strerror}; {what} and run the same command") from error
+        _tidy(self.out)
 
     def _sweep(self) -> None:
         """Remove what belongs to no finished part: what a kill or a failure left half-written."""
         self._keep({_JOURNAL, *(name for part in self.parts.values() for name in part.files)})
+
+    def _sweep_quietly(self) -> None:
+        with suppress(OSError):  # its verdict would hide the failure; the next try sweeps again
+            self._sweep()
 
     def _keep(self, names: set[str]) -> None:
         for path in self.folder.iterdir():
@@ -127,20 +134,18 @@ class Staging:
 
     def _whole(self, part: StagedPart) -> bool:
         return all(
-            (self.folder / name).is_file() and hash_file(self.folder / name) == record
+            os.path.isfile(self.folder / name) and hash_file(self.folder / name) == record
             for name, record in part.files.items()
         )
 
     def _read(self) -> dict[str, StagedPart]:
         try:
             return _PARTS.validate_json((self.folder / _JOURNAL).read_bytes())
-        except (OSError, ValidationError):
+        except (FileNotFoundError, ValidationError):
             return {}  # nothing finished, or a journal cut by a crash: the parts are made again
 
     def _write(self) -> None:
-        part = self.folder / f"{_JOURNAL}.part"
-        part.write_bytes(_PARTS.dump_json(self.parts))
-        os.replace(part, self.folder / _JOURNAL)
+        write_whole(self.folder / _JOURNAL, [_PARTS.dump_json(self.parts)])
 
 
 @contextmanager
@@ -169,7 +174,16 @@ def alone(out: Path) -> Iterator[None]:
         if not held:
             raise FileError(f"{out}: process {holders[0]} exports to it; wait for that, or choose another --out")
         stack.callback(_remove, lock)
+        _tidy(out)
         yield
+
+
+def _tidy(out: Path) -> None:
+    """Remove from a bundle what a kill left there: the journal of its parts, and half a file."""
+    if os.path.isfile(out / MANIFEST):
+        with suppress(OSError):  # neither harms, and the next export tries again
+            for path in (out / _JOURNAL, *out.glob("*.part")):
+                path.unlink(missing_ok=True)
 
 
 def _remove(lock: Path) -> None:
@@ -179,14 +193,19 @@ def _remove(lock: Path) -> None:
 
 @contextmanager
 def writing(what: str, place: Path) -> Iterator[None]:
-    """Turns a full disk into our error."""
+    """Turns what the system says into our errors."""
     try:
         yield
+    except BrokenPipeError:
+        raise  # of whoever is told of the progress
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise DiskFullError(
-            f"{what}: no space left in {place}; free some and run the same command, finished parts are kept"
+        if is_disk_full(error):
+            raise DiskFullError(
+                f"{what}: no space left in {place}; free some and run the same command, finished parts are kept"
+            ) from error
+        raise FileError(
+            f"{error.filename or what}: {error.strerror or error}; close what uses it, check its permissions and "
+            "run the same command, finished parts are kept"
         ) from error
 
 
@@ -197,4 +216,4 @@ def part_key(*facts: object) -> str:
 
 def record_files(folder: Path, names: Sequence[str]) -> dict[str, FileRecord]:
     """Sizes and hashes of what a part wrote."""
-    return {name: hash_file(folder / name) for name in names if (folder / name).is_file()}
+    return {name: hash_file(folder / name) for name in names if os.path.isfile(folder / name)}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ from gguf import GGMLQuantizationType
 from numpy.typing import NDArray
 
 from vllama.runtime.errors import DiskFullError, FileError, SpecError
+from vllama.runtime.files import is_disk_full
 from vllama.runtime.spec import ModelSpec
 
 from .llama import LlamaConfig, LlamaFolder
@@ -104,7 +104,7 @@ def to_gguf(
         writer.close()
     except OSError as error:
         _discard(writer, path)
-        if error.errno == errno.ENOSPC:
+        if is_disk_full(error):
             raise DiskFullError(f"{path}: the disk is full; the file needs {_total(plan):,} bytes") from error
         raise FileError(f"{path}: cannot be written: {error.strerror}; choose another folder") from error
     except BaseException:

@@ -13,6 +13,7 @@ from typing import Any
 
 from vllama.runtime.bundle import Bundle, EngineRecord, FileRecord, engine_name, hash_file, write_manifest
 from vllama.runtime.errors import BackendError, FileError, SpecError
+from vllama.runtime.files import write_whole
 from vllama.runtime.gpus import find_gpus
 from vllama.runtime.memory import position_count
 from vllama.runtime.placement import GPU_BATCH
@@ -102,7 +103,7 @@ def is_current(bundle: Bundle, graph: str, builder: Builder) -> bool:
         record is not None
         and (record.onnx, record.library) == (bundle.graph_hash(graph), builder.library.name)
         and (record.version, record.targets) == (builder.library.version, builder.targets)
-        and path.is_file()
+        and os.path.isfile(path)
         and hash_file(path) == FileRecord(record.bytes, record.sha256)
     )
 
@@ -126,12 +127,7 @@ def to_tensorrt(bundle: Bundle, graph: str, builder: Builder, progress: Step | N
     engine = memoryview(_built(builder, path, profiles(graph, bundle.spec), step))
     step(1.0)
     target = bundle.path(engine_name(graph))
-    part = target.with_name(f"{target.name}.part")
-    try:
-        part.write_bytes(engine)
-        os.replace(part, target)
-    finally:
-        part.unlink(missing_ok=True)
+    write_whole(target, [engine])
     return EngineRecord(
         engine.nbytes, hashlib.sha256(engine).hexdigest(), bundle.graph_hash(graph),
         builder.library.name, builder.library.version, builder.targets,

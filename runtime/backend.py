@@ -42,7 +42,7 @@ def open_backend(path: Path, device: str = "cpu", threads: int | None = None) ->
     Args:
         path: an ONNX file; its external data stands beside it.
         device: "cpu", "cuda" or "cuda:N".
-        threads: CPU threads, None for the number of physical cores.
+        threads: CPU threads, None for one on each logical core.
 
     Raises:
         MissingFileError, FileError: the file is not there, or is no ONNX graph.

@@ -37,7 +37,7 @@ class OnnxBackend:
     def __init__(self, path: Path, device: str = "cpu", threads: int | None = None) -> None:
         if not _DEVICE.fullmatch(device):
             raise SpecError(f"device {device!r} is unknown; use cpu, cuda or cuda:N")
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise MissingFileError(f"{path}: no such file; export the model again")
         self._path, self._device = path, device
         self._session: onnxruntime.InferenceSession | None = _open_session(path, device, threads)

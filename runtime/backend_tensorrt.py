@@ -6,7 +6,6 @@ import contextlib
 import ctypes
 import hashlib
 import mmap
-import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 
 from .bundle import EngineRecord, cache_dir
 from .errors import BackendError, BackendUnavailableError, FileError, ShapeError
+from .files import write_whole
 from .gpus import Gpu
 from .tensorrt import Library, load_library, make_log
 from .types import Float32
@@ -227,14 +227,9 @@ class TensorrtBackend:
         compiled = self._cache.serialize()
         if compiled is None:
             return  # as below
-        part = self._cache_path.with_name(f"{self._cache_path.name}.{os.getpid()}.part")
         with contextlib.suppress(OSError):  # compiled again at the next start, nothing else
-            part.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                part.write_bytes(memoryview(compiled))
-                os.replace(part, self._cache_path)
-            finally:
-                part.unlink(missing_ok=True)
+            self._cache_path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(self._cache_path, [memoryview(compiled)])
 
     def _call(self, function: Callable[..., tuple[Any, ...]], *arguments: Any) -> tuple[Any, ...]:
         """What a function of CUDA gives beside its verdict."""

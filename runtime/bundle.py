@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.resources import files as package_files
 from pathlib import Path
@@ -17,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from .errors import ChecksumError, FileError, MissingFileError, ModelNotFoundError
+from .files import write_whole
 from .llama_context import Kv, check_model
 from .spec import ModelSpec, spec_from_dict, spec_to_dict
 from .types import Float32
@@ -103,7 +105,7 @@ _MANIFEST = TypeAdapter(Manifest)
 
 @dataclass(frozen=True)
 class Bundle:
-    """A whole, verified bundle."""
+    """A bundle and what its manifest says of it; `open_bundle` gives one whose files were verified."""
 
     folder: Path
     manifest: Manifest
@@ -179,21 +181,46 @@ def find_bundle(model: str | Path | None = None) -> Path:
 
     Raises:
         ModelNotFoundError: there is no such bundle, or more than one and none was named.
+        FileError: the system does not let it be looked for.
     """
     if model is None:
-        found = sorted(path.parent for path in models_dir().glob(f"*/{MANIFEST}"))
+        found = _kept_bundles()
         if len(found) > 1:
             names = ", ".join(path.name for path in found)
             raise ModelNotFoundError(f"no model was named and there are {names}; name one with --model")
         return found[0] if found else shipped_bundle()
-    for folder in (Path(model), models_dir() / model):
-        if (folder / MANIFEST).is_file():
+    folders = (Path(model), models_dir() / model)
+    for folder in folders:
+        if os.path.isfile(folder / MANIFEST):
             return folder
     if str(model) == SHIPPED:
         return shipped_bundle()
+    for folder in folders:
+        _check_permission(folder / MANIFEST)
     raise ModelNotFoundError(
         f"no bundle {str(model)!r} here or in {models_dir()}; make it: `vllama export {Path(model).name} --weights DIR`"
     )
+
+
+def _kept_bundles() -> list[Path]:
+    folder = models_dir()
+    try:
+        there = sorted(folder.iterdir())
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise FileError(f"{folder}: {error.strerror}; check its permissions, or name a bundle with --model") from error
+    return [path for path in there if os.path.isfile(path / MANIFEST)]
+
+
+def _check_permission(path: Path) -> None:
+    """What cannot be looked at must not be taken for what is not there."""
+    try:
+        path.stat()
+    except PermissionError as error:
+        raise FileError(f"{path}: {error.strerror}; check its permissions") from error
+    except (OSError, ValueError):
+        pass
 
 
 def shipped_bundle() -> Path:
@@ -203,7 +230,7 @@ def shipped_bundle() -> Path:
         ModelNotFoundError: this vllama was built without it.
     """
     folder = Path(str(package_files("vllama.runtime").joinpath(SHIPPED)))
-    if not (folder / MANIFEST).is_file():
+    if not os.path.isfile(folder / MANIFEST):
         raise ModelNotFoundError("this vllama was built without its miniature; name a bundle with --model")
     return folder
 
@@ -241,7 +268,9 @@ def read_manifest(folder: Path) -> Manifest:
         version = table["schema_version"]
         if version != SCHEMA:
             raise FileError(f"{path}: schema_version is {version}, this vllama reads {SCHEMA}; export the model again")
-        return _MANIFEST.validate_python(table)
+        manifest = _MANIFEST.validate_python(table)
+        _check_manifest(manifest)
+        return manifest
     except OSError as error:
         raise MissingFileError(f"{path}: {error.strerror}; `vllama export` makes it") from error
     except (ValueError, KeyError, TypeError, ValidationError) as error:
@@ -249,14 +278,21 @@ def read_manifest(folder: Path) -> Manifest:
         raise FileError(f"{path}: not a vllama manifest ({reason}); export the model again") from error
 
 
+def _check_manifest(manifest: Manifest) -> None:
+    lacks = [part for part in ("frames", "llm") if part not in manifest.precision]
+    if lacks:
+        raise ValueError(f"no precision of {lacks[0]}")
+    if manifest.llm not in manifest.files:
+        raise ValueError(f"llm is {manifest.llm!r}, which is not among its files")
+
+
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write it, complete or not at all."""
-    part = folder / f"{MANIFEST}.part"
-    try:
-        part.write_bytes(_MANIFEST.dump_json(manifest, indent=2) + b"\n")
-        os.replace(part, folder / MANIFEST)
-    finally:
-        part.unlink(missing_ok=True)
+    """Write it, complete or not at all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    write_whole(folder / MANIFEST, [_MANIFEST.dump_json(manifest, indent=2) + b"\n"])
 
 
 def hash_file(path: Path, step: Callable[[int], None] | None = None) -> FileRecord:
@@ -300,7 +336,7 @@ def _verify_files(
     stamps: dict[str, str] = {}
     for name, record in records.items():
         path = folder / name
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise MissingFileError(f"{name} of {model}: not in {folder}; {again}")
         stat = path.stat()
         if stat.st_size != record.bytes:
@@ -311,11 +347,15 @@ def _verify_files(
     known = _read_stamps(folder)
     new = [name for name in stamps if known.get(name) != stamps[name]]
     total, done = sum(records[name].bytes for name in new), 0
-    for name in new:
-        found = hash_file(folder / name)
-        done += found.bytes
+
+    def read(size: int) -> None:
+        nonlocal done
+        done += size
         if progress:
             progress(done, total)
+
+    for name in new:
+        found = hash_file(folder / name, read)
         if found.sha256 != records[name].sha256:
             raise ChecksumError(
                 f"{name} of {model}: sha256 is {found.sha256[:8]}.., "
@@ -341,8 +381,6 @@ def _read_stamps(folder: Path) -> dict[str, str]:
 
 def _write_stamps(folder: Path, stamps: dict[str, str]) -> None:
     path = _stamps_path(folder)
-    try:
+    with suppress(OSError):  # a cache that cannot be written costs a hash at the next start, nothing else
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(stamps), "utf-8")
-    except OSError:
-        return  # a cache that cannot be written costs a hash at the next start, nothing else
+        write_whole(path, [json.dumps(stamps).encode()])

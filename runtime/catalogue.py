@@ -10,6 +10,7 @@ from pathlib import Path
 
 from .content import identify, is_unchanged, recall
 from .errors import FileError, SpecError
+from .files import replace_file
 from .lock import locked
 from .saved import ABOUT, About, files, read_about, read_saved, reading, timelines_dir
 from .store import LOCK
@@ -60,8 +61,8 @@ def list_entries() -> list[Entry]:
         FileError: the folder of all of them cannot be read, or is none.
     """
     folder = timelines_dir()
-    there = next(path for path in (folder, *folder.parents) if path.exists())
-    if not there.is_dir():
+    there = next(path for path in (folder, *folder.parents) if os.path.exists(path))
+    if not os.path.isdir(there):
         raise FileError(f"{there}: is no folder; set VLLAMA_CACHE to one")
     with reading(folder):
         entries = [_entry(path) for path in files(folder)]
@@ -97,35 +98,50 @@ def find_entries(what: str) -> list[Entry]:
         found = [entry for entry in entries if entry.id.startswith(what)]
     path = Path(what)
     if not found:
-        content = identify(path).sha256 if path.is_file() else recall(path)
+        content = identify(path).sha256 if os.path.isfile(path) else recall(path)
         found = [entry for entry in entries if entry.about and entry.about.content == content]
     if not found:
-        found = [entry for entry in entries if entry.about and entry.about.path == str(path.resolve())]
+        found = [entry for entry in entries if entry.about and entry.about.path == os.path.realpath(path)]
     if not found:
         raise SpecError(f"no timeline of {what!r} is saved; `vllama index ls` lists those that are")
     return found
 
 
 def remove_entry(entry: Entry) -> None:
-    """Delete a saved timeline.
+    """Delete a saved timeline, or nothing of it.
 
     Raises:
-        FileError: another process is writing it, or it cannot be deleted.
+        FileError: another process is writing it, or uses it and the system keeps what is used; or it cannot be deleted.
     """
     try:
-        if not entry.folder.is_dir():
+        if not os.path.isdir(entry.folder):
             entry.folder.unlink()
             return
         with locked(entry.folder / LOCK, lambda process: False) as held:
             if not held:
                 raise FileError(f"{entry.id}: is being indexed by another process; stop that, or wait for it")
-            (entry.folder / ABOUT).unlink(missing_ok=True)  # first, so that what is left is nothing by itself
-            for path in entry.folder.iterdir():
-                if path.name != LOCK:
-                    path.unlink()
+            for path in _set_aside(entry.folder):
+                path.unlink()
         shutil.rmtree(entry.folder)
     except OSError as error:
-        raise FileError(f"{entry.folder}: cannot be deleted ({error.strerror}); check its permissions") from error
+        raise FileError(
+            f"{entry.folder}: cannot be deleted ({error.strerror}); end what uses it, or check its permissions"
+        ) from error
+
+
+def _set_aside(folder: Path) -> list[Path]:
+    """Rename all files but the lock to what is nothing by itself, or none: Windows refuses it where one is in use."""
+    there = [path for path in folder.iterdir() if path.name != LOCK]
+    aside: list[Path] = []
+    try:
+        for path in sorted(there, key=lambda path: path.name != ABOUT):
+            replace_file(path, path.with_name(f"{path.name}.part"))
+            aside.append(path)
+    except BaseException:
+        for path in reversed(aside):
+            replace_file(path.with_name(f"{path.name}.part"), path)
+        raise
+    return [path.with_name(f"{path.name}.part") for path in aside]
 
 
 def _entry(path: Path) -> Entry | None:

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import FileError
+from .files import write_whole
 
 _TYPES = {"F16": np.float16, "F32": np.float32, "F64": np.float64, "I64": np.int64, "U32": np.uint32}
 _NAMES = {np.dtype(kind): name for name, kind in _TYPES.items()}
@@ -175,25 +176,6 @@ def write_merged(path: Path, about: Mapping[str, object], chunks: Sequence[Chunk
     )
 
 
-def write_whole(path: Path, blocks: Iterable[bytes | memoryview]) -> None:
-    """A file of another name that becomes `path` when all of it is on the disk, and vanishes otherwise.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            for block in blocks:
-                file.write(block)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-        _sync_folder(path.parent)
-    finally:
-        part.unlink(missing_ok=True)
-
-
 def _write(
     path: Path,
     about: Mapping[str, object],
@@ -268,14 +250,3 @@ def _part(row: dict[str, Any], base: int) -> Part:
     if not 0 <= first <= last or part.size != last - first:
         raise ValueError("shape and size differ")
     return part
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the new name durable too, where folders can be synced."""
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

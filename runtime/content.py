@@ -6,12 +6,14 @@ import hashlib
 import json
 import os
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISREG
 
 from .bundle import cache_dir, hash_file
 from .errors import MediaError, MissingFileError
+from .files import write_whole
 
 _SETTLED_NS = 2_000_000_000  # a file changed later than that before it was hashed may change again unseen
 
@@ -74,6 +76,8 @@ def is_unchanged(path: Path, size: int, mtime_ns: int) -> bool | None:
 def _stamp(path: Path) -> tuple[int, int]:
     try:
         stat = path.stat()
+    except ValueError as error:  # a null character
+        raise MediaError(f"{str(path)!r}: {error}; give a video, a sound file or a picture") from error
     except OSError as error:
         raise MediaError(f"{path}: {error.strerror}; give a video, a sound file or a picture") from error
     if not S_ISREG(stat.st_mode):
@@ -82,7 +86,8 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 
 def _memory(path: Path) -> Path:
-    return cache_dir() / "contents" / f"{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:32]}.json"
+    real = os.path.realpath(path)  # `resolve` raises where links lead in a circle
+    return cache_dir() / "contents" / f"{hashlib.sha256(os.fsencode(real)).hexdigest()[:32]}.json"
 
 
 def _recall(memory: Path) -> Content | None:
@@ -98,10 +103,6 @@ def _remember(memory: Path, content: Content) -> None:
         "path": str(content.path.resolve()), "sha256": content.sha256,
         "bytes": content.bytes, "mtime_ns": content.mtime_ns,
     }  # fmt: skip
-    part = memory.with_suffix(f".{os.getpid()}.part")
-    try:
+    with suppress(OSError):  # a cache that cannot be written costs a hash at the next question, nothing else
         memory.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(row), "utf-8")
-        os.replace(part, memory)
-    except OSError:
-        return  # a cache that cannot be written costs a hash at the next question, nothing else
+        write_whole(memory, [json.dumps(row).encode()])

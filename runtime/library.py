@@ -79,26 +79,47 @@ def index_clip(
                 keeper.store = store
         except FileError as error:
             keeper.give_up(error)
-        try:
-            saved, is_whole = _tidied(store, keeper.store is not None, note)
-        except FileError as error:
-            keeper.give_up(error)
-            saved, is_whole = _readable(store), False
-        _take(saved, timeline, is_whole)
-        missing = find_missing(info, timeline, need, bundle.spec)
-        keeper.begin(saved, need.fps)
-        if need.fps > 0 and not timeline.frame_count:
-            keeper.memory = start_memory(bundle.spec, len(missing.frames))
-        try:
-            encode_missing(info, missing, encoders, bundle.spec, dtype, keeper, progress)
-        finally:
-            keeper.flush()
-        if _lacks_memory(timeline, need, bundle.spec):
-            keeper.remember(encoders, says, keeper.memory or _memory_of(timeline, bundle.spec))
-        keeper.finish(need)
-    timeline.encoded, timeline.shared = len(missing) - keeper.shared, keeper.shared
+        del saved  # it maps chunks, as all that `_complete` uses does, and Windows removes none that is mapped
+        needed = _complete(info, store, timeline, need, bundle, encoders, dtype, keeper, says, note, progress)
+    timeline.encoded, timeline.shared = needed - keeper.shared, keeper.shared
     timeline.encode_ms = (time.perf_counter() - started) * 1000.0
     return timeline
+
+
+def _complete(
+    info: MediaInfo,
+    store: Store,
+    timeline: Timeline,
+    need: Need,
+    bundle: Bundle,
+    encoders: Encoders,
+    dtype: DTypeLike,
+    keeper: _Keeper,
+    says: dict[str, object],
+    note: Note,
+    progress: Callable[[int, int], None] | None,
+) -> int:
+    """Encode, and keep, what is missing; returns how much that was."""
+    try:
+        saved, is_whole = _tidied(store, keeper.store is not None, note)
+    except FileError as error:
+        keeper.give_up(error)
+        saved, is_whole = _readable(store), False
+    _take(saved, timeline, is_whole)
+    missing = find_missing(info, timeline, need, bundle.spec)
+    keeper.begin(saved, need.fps)
+    del saved  # as `index_clip` says
+    if need.fps > 0 and not timeline.frame_count:
+        keeper.memory = start_memory(bundle.spec, len(missing.frames))
+    try:
+        encode_missing(info, missing, encoders, bundle.spec, dtype, keeper, progress)
+    finally:
+        keeper.flush()
+    if _lacks_memory(timeline, need, bundle.spec):
+        memory = _memory_of(timeline, bundle.spec) if keeper.memory is None else keeper.memory
+        keeper.remember(encoders, says, memory)
+    keeper.finish(need)
+    return len(missing)
 
 
 class _Keeper:
@@ -159,9 +180,7 @@ class _Keeper:
             # Without the picture whose features they have, those that share them are nothing on disk.
             self._saved_frames.update(frame.index for frame in frames if frame.of in self._saved_frames)
             self._saved_clips += len(clips) + len(whole)
-            merged = self.store.settle()
-            if merged is not None:
-                self._map(merged)
+            self._keep_merged(self.store.settle())
         except FileError as error:
             self.give_up(error)
 
@@ -187,7 +206,7 @@ class _Keeper:
         self._timeline.saved = self.store is not None and (len(self._saved_frames), self._saved_clips) == there
         if self.store is not None:
             try:
-                self.store.compact(1 if need.fps > 0 else _MOST_CHUNKS)
+                self._keep_merged(self.store.compact(1 if need.fps > 0 else _MOST_CHUNKS))
             except FileError as error:
                 self._note(f"{error} (its features are saved, in more files than needed)")
 
@@ -221,6 +240,10 @@ class _Keeper:
             self._timeline.add_clip(clip, whole=False)
         if whole:
             self._timeline.replace_whole_clips(tuple(whole))
+
+    def _keep_merged(self, merged: Rows | None) -> None:
+        if merged is not None:
+            self._map(merged)
 
     def _map(self, saved: Rows) -> None:
         """Show the same from disk, so that neither memory grows nor a file that was merged stays open."""

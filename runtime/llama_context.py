@@ -34,6 +34,7 @@ _ABORTED = 2
 _GGML_TYPES: dict[Kv, int] = {"f32": 0, "f16": 1, "q8_0": 8}
 _FLASH_ATTENTION_AUTO, _FLASH_ATTENTION_OFF = -1, 0
 _DEVICE_GPU, _DEVICE_INTEGRATED = 1, 2
+_VERSION = "0.3.36"  # its structs and constants change: a field that another version lacks would be set in silence
 _log: deque[str] = deque(maxlen=32)
 
 
@@ -316,7 +317,7 @@ def fewer_layers(refused: int) -> int:
 
 
 def _load(lib: ModuleType, path: Path, params: object) -> int | None:
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise MissingFileError(f"{path}: there is no such file; export the model again")
     _log.clear()
     model: int | None = lib.llama_model_load_from_file(os.fsencode(path), params)
@@ -348,10 +349,17 @@ def _devices() -> list[tuple[int, GpuMemory]]:
 def _library() -> ModuleType:
     try:
         import llama_cpp.llama_cpp as library
+
+        found = version("llama-cpp-python")
     except (ImportError, OSError, RuntimeError, AttributeError) as error:
         raise BackendUnavailableError(
-            f"llama-cpp-python cannot be loaded: {error}; install it: `pip install llama-cpp-python==0.3.36`"
+            f"llama-cpp-python cannot be loaded: {error}; install it: `pip install llama-cpp-python=={_VERSION}`"
         ) from error
+    if found.partition("+")[0] != _VERSION:  # a build may have a name of its own after it
+        raise BackendUnavailableError(
+            f"llama-cpp-python is {found} and vllama takes {_VERSION}; install that: "
+            f"`pip install llama-cpp-python=={_VERSION}`, for a GPU as in docs/llm.md"
+        )
     library.llama_log_set(_log_callback(library), None)
     library.llama_backend_init()
     return library

@@ -18,11 +18,18 @@ if sys.platform == "win32":
     def _take(handle: int) -> None:
         os.lseek(handle, _FAR, os.SEEK_SET)
         msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+
+    def _give(handle: int) -> None:
+        os.lseek(handle, _FAR, os.SEEK_SET)
+        msvcrt.locking(handle, msvcrt.LK_UNLCK, 1)
 else:
     import fcntl
 
     def _take(handle: int) -> None:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def _give(handle: int) -> None:
+        fcntl.flock(handle, fcntl.LOCK_UN)
 
 
 @contextmanager
@@ -45,7 +52,7 @@ def locked(path: Path, wait: Callable[[int], bool]) -> Iterator[bool]:
         yield handle is not None
     finally:
         if handle is not None:
-            os.close(handle)
+            _let_go(handle)
 
 
 def _opened(path: Path, wait: Callable[[int], bool]) -> int | None:
@@ -53,20 +60,44 @@ def _opened(path: Path, wait: Callable[[int], bool]) -> int | None:
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            _take(handle)
-            if os.path.samestat(os.fstat(handle), path.stat()):
-                return handle
-        except (BlockingIOError, PermissionError, FileNotFoundError):
-            pass  # another holds it, or removed it just now
+            taken = _is_taken(handle)
+            holder = 0 if taken else _holder(handle)
         except BaseException:
             os.close(handle)
             raise
-        holder = _holder(handle)
+        if taken and _is_at(handle, path):
+            return handle
+        if taken:
+            _let_go(handle)  # its holder removed the file just now: it locks nothing
+            continue
         os.close(handle)
         if not waiting and not wait(holder):
             return None
         waiting = True
         time.sleep(_POLL_SECONDS)
+
+
+def _is_taken(handle: int) -> bool:
+    try:
+        _take(handle)
+    except (BlockingIOError, PermissionError):
+        return False  # another holds it
+    return True
+
+
+def _is_at(handle: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _let_go(handle: int) -> None:
+    """Closing alone gives a lock back too, but on Windows some time later."""
+    try:
+        _give(handle)
+    finally:
+        os.close(handle)
 
 
 def _holder(handle: int) -> int:

@@ -22,6 +22,7 @@ from .timeline import ClipFeature, FrameFeature, Timeline
 
 SCHEMA = 3
 ABOUT = "about.json"
+MORE_FILES = "allow more open files" if os.name == "nt" else "allow more open files with `ulimit -n`"
 _RANKS = {
     "frame_index": 1, "frame_time": 1, "frame_of": 1, "frame_equal": 1, "frame_crc32": 1, "frame_features": 3,
     "clip_span": 2, "clip_whole": 1, "clip_crc32": 1, "clip_features": 2,
@@ -142,7 +143,8 @@ class Saved:
         for frame in own.values():
             timeline.add_frame(frame)
         for shared in (shared for each in found for shared in each.shared):
-            if shared.of in own and not timeline.has_frame(shared.index, exactly=True):
+            shown = timeline.frame(shared.index)
+            if shared.of in own and (shown is None or not shown.equal or shown.of == shared.of):
                 timeline.add_frame(share(shared, own[shared.of]))
         for each in found:
             for clip in each.clips:
@@ -259,7 +261,7 @@ def reading(path: Path) -> Iterator[None]:
         raise
     except OSError as error:
         what = error.filename or path
-        raise FileError(f"{what}: cannot be read ({error.strerror}); check its permissions, or `ulimit -n`") from error
+        raise FileError(f"{what}: cannot be read ({error.strerror}); check its permissions, or {MORE_FILES}") from error
 
 
 def _damaged(chunk: Chunk, kind: str) -> tuple[int, ...]:

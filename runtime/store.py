@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .chunk import Chunk, open_chunk, write_arrays, write_merged, write_whole
+from .chunk import Chunk, open_chunk, write_arrays, write_merged
 from .errors import DiskFullError, FileError
+from .files import is_disk_full, write_whole
 from .lock import locked
-from .saved import ABOUT, SCHEMA, About, Rows, Saved, files, intact, read_saved, rows, timeline_folder
+from .saved import ABOUT, MORE_FILES, SCHEMA, About, Rows, Saved, files, intact, read_saved, rows, timeline_folder
 from .timeline import ClipFeature, FrameFeature
 
 LOCK = "lock"
@@ -63,6 +64,8 @@ class Store:
             self._written.clear()
             self._refused.clear()
             yield held
+            with _saying(self.folder):
+                self._remove(())
 
     def clean(self, saved: Saved) -> None:
         """Remove what `read` found to be of no use."""
@@ -145,8 +148,11 @@ class Store:
             self._drop(self._written)
             self._written.clear()
 
-    def compact(self, most: int) -> None:
+    def compact(self, most: int) -> Rows | None:
         """Merge small chunks into one if there are more than `most`; a crash at any moment loses and doubles nothing.
+
+        Returns:
+            What the merged one holds, mapped: keep it instead of what was mapped before. None: there are few.
 
         Raises:
             FileError, DiskFullError: the merged one cannot be written; all others are still there.
@@ -154,13 +160,16 @@ class Store:
         saved = self.read()
         small = [chunk for chunk in saved.chunks if chunk.file_bytes < _LARGE]
         if len(small) <= most:
-            return
+            return None
         with _saying(self.folder):
             # What the old ones replaced, and is still there, would count again once they are gone.
             self._refused = list(dict.fromkeys((*self._refused, *saved.leftover)))
-            self._merge(small)
+            path = self._merge(small)
             self._written.clear()
-            self._remove([chunk.path for chunk in small])
+            old = [chunk.path for chunk in small]
+            del saved, small  # which map them
+            self._remove(old)
+            return rows(_opened(path).arrays())
 
     def _merge(self, chunks: Sequence[Chunk]) -> Path:
         path = self._next()
@@ -168,7 +177,8 @@ class Store:
         return path
 
     def _remove(self, paths: Iterable[Path]) -> None:
-        """One that is still mapped, where that keeps a file, is tried again with the next, and by the next writer."""
+        """What is mapped stays there where the system wants it so: tried again with the next, as `writing` ends, and by
+        the next writer."""
         refused = []
         for path in dict.fromkeys((*self._refused, *paths)):
             try:
@@ -209,13 +219,13 @@ def _saying(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if is_disk_full(error):
             raise DiskFullError(
                 f"{folder}: no space left; free some and run the same command, what is complete is kept"
             ) from error
         if error.errno in (errno.EMFILE, errno.ENFILE):
             raise FileError(
-                f"{folder}: cannot be written ({error.strerror}); allow more with `ulimit -n` and run the same command"
+                f"{folder}: cannot be written ({error.strerror}); {MORE_FILES} and run the same command"
             ) from error
         raise FileError(
             f"{folder}: cannot be written ({error.strerror}); set VLLAMA_CACHE to a folder that can be"

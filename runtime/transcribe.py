@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -67,10 +68,14 @@ class Transcriber:
 
 def _check(folder: Path) -> None:
     """A name that is no folder would be looked up in the network."""
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise MissingFileError(f"{folder}: no such folder; the speech model is {_FORM}, and is never downloaded")
-    missing = [name for name in _NEEDED if not (folder / name).is_file()]
-    missing += [] if list(folder.glob("vocabulary.*")) else ["vocabulary.json"]
+    try:
+        there = os.listdir(folder)
+    except OSError as error:
+        raise FileError(f"{folder}: {error.strerror}; check its permissions") from error
+    missing = [name for name in _NEEDED if not os.path.isfile(folder / name)]
+    missing += [] if any(name.startswith("vocabulary.") for name in there) else ["vocabulary.json"]
     if missing:
         raise MissingFileError(f"{folder}: {', '.join(missing)} missing; the speech model is {_FORM}")
 

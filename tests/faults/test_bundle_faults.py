@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from vllama.export.checkpoint import find_file, open_state_dict
+from vllama.runtime.backend_onnx import OnnxBackend
+from vllama.runtime.bundle import find_bundle, shipped_bundle
+from vllama.runtime.catalogue import find_entries, list_entries
+from vllama.runtime.errors import FileError
+from vllama.runtime.llama_context import check_model, gpu_memory
+from vllama.runtime.spec import WeightFile
+from vllama.runtime.transcribe import Transcriber
 
 
 @pytest.fixture
@@ -75,3 +86,56 @@ def test_manifest_with_a_wrong_spec_is_refused(vllama: Callable, bundle: Path, c
     done = vllama("ask", clip, "x", "--model", bundle)
     assert done.returncode == 2
     assert "llm.hidden_size" in done.stderr
+
+
+@pytest.fixture
+def locked() -> Iterator[Path]:
+    """A folder that may not be looked into, in one that may; root's tests look as nobody."""
+    if not hasattr(os, "geteuid"):
+        pytest.skip("needs the permissions of POSIX")
+    own = os.geteuid()
+    shipped_bundle(), gpu_memory()  # so that all is imported: nobody may not read every Python
+    with tempfile.TemporaryDirectory() as parent:
+        Path(parent).chmod(0o755)
+        folder = Path(parent) / "locked"
+        folder.mkdir(mode=0)
+        try:
+            if own == 0:
+                os.seteuid(65534)
+            yield folder
+        finally:
+            os.seteuid(own)
+
+
+@pytest.mark.parametrize(
+    ("look", "said"),
+    [
+        (lambda path: find_bundle(path / "bundle"), "Permission denied; check its permissions"),
+        (lambda path: OnnxBackend(path / "frames.onnx"), "no such file"),
+        (lambda path: check_model(path / "llm.gguf"), "no such file"),
+        (lambda path: Transcriber(path), "Permission denied; check its permissions"),
+        (lambda path: find_file(path, WeightFile("eva.pth")), "Permission denied; check its permissions"),
+        (lambda path: find_file(path.parent, WeightFile("locked")), "Permission denied; check its permissions"),
+        (lambda path: open_state_dict(path / "eva.pth"), "no such file"),
+    ],
+)
+def test_what_may_not_be_looked_at_is_one_line(locked: Path, look: Callable[[Path], object], said: str) -> None:
+    with pytest.raises(FileError, match=rf"^{locked}.*: .*{said}"):
+        look(locked)
+
+
+def test_models_that_may_not_be_looked_at_do_not_keep_the_miniature_from_its_name(
+    locked: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLLAMA_MODELS", str(locked))
+    assert find_bundle("miniature") == shipped_bundle()
+    for model in (None, "bundle"):
+        with pytest.raises(FileError, match=rf"^{locked}.*: Permission denied; check its permissions"):
+            find_bundle(model)
+
+
+def test_cache_that_may_not_be_looked_at_is_one_line(locked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLAMA_CACHE", str(locked / "cache"))
+    for look in (list_entries, lambda: find_entries("kitchen.mp4"), lambda: find_entries(str(locked / "a.mp4"))):
+        with pytest.raises(FileError, match=rf"^{locked}.*: cannot be read \(Permission denied\)"):
+            look()

@@ -126,9 +126,43 @@ def test_full_disk_is_our_error_and_says_what_to_do(out: Path) -> None:
     assert not staging.folder.exists()
 
 
-def test_other_errors_of_the_disk_stay_what_they_are(out: Path) -> None:
-    with pytest.raises(PermissionError), writing("frames", out.parent):
-        raise PermissionError(errno.EACCES, "no")
+def test_other_errors_of_the_disk_name_the_file_and_say_what_to_do(out: Path) -> None:
+    said = pytest.raises(FileError, match=r"^a\.onnx: in use; close what uses it, check .* and run the same command")
+    with said, writing("frames", out.parent):
+        raise PermissionError(errno.EACCES, "in use", "a.onnx")
+    with pytest.raises(BrokenPipeError), writing("frames", out.parent):
+        raise BrokenPipeError(errno.EPIPE, "the reader of the progress is gone")
+
+
+def test_file_that_cannot_be_removed_does_not_hide_what_failed(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    staging = Staging(out)
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        raise PermissionError(errno.EACCES, "in use", str(path))
+
+    def fail() -> StagedPart:
+        (staging.folder / "clips.onnx").write_bytes(b"half")
+        monkeypatch.setattr(Path, "unlink", refuse)
+        raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        staging.make("clips", "key", fail)
+    with pytest.raises(FileError, match=r"clips\.onnx: in use; close what uses it"):
+        Staging(out)
+
+
+def test_journal_that_cannot_be_read_now_costs_no_finished_part(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = Staging(out)
+    first.make("frames", "key", maker(first, "frames.onnx"))
+
+    def refuse(path: Path) -> bytes:
+        raise PermissionError(errno.EACCES, "in use", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", refuse)
+        with pytest.raises(FileError, match=r"journal\.json: in use; close what uses it"):
+            Staging(out)
+    Staging(out).make("frames", "key", never)
 
 
 def test_need_counts_what_is_free_and_what_is_finished(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,9 +211,54 @@ def test_existing_place_is_refused_at_the_start_and_at_the_end(out: Path) -> Non
     (out / "mine").touch()
     with pytest.raises(FileError, match=r"already there; remove it or choose another --out"):
         Staging(out)
+    staging.make("frames", "key", maker(staging, "frames.onnx"))
     with pytest.raises(FileError, match=r"out: .*; remove it and run the same command"):
-        staging.commit(manifest((), staging.folder))
+        staging.commit(manifest(("frames.onnx",), staging.folder))
     assert names(out) == {"mine"}
+    (out / "mine").unlink()
+    out.rmdir()
+    Staging(out).make("frames", "key", never)
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_crash_while_becoming_the_bundle_costs_no_finished_part(
+    moment: str, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    staging = Staging(out)
+    staging.make("frames", "key", maker(staging, "frames.onnx"))
+
+    def crash(source: Path, target: Path) -> None:
+        if moment == "after":
+            os.replace(source, target)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("vllama.export.staging.replace_file", crash)
+    with pytest.raises(KeyboardInterrupt):
+        staging.commit(manifest(("frames.onnx",), staging.folder))
+    if moment == "before":
+        Staging(out).make("frames", "key", never)
+        assert names(out.parent) == {"out.partial"}
+        return
+    (out / "frames.engine.7.part").touch()
+    with alone(out):
+        assert names(out) == {"manifest.json", "frames.onnx"}
+
+
+def test_folder_in_use_is_not_called_one_in_the_way(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    staging = Staging(out)
+    staging.make("frames", "key", maker(staging, "frames.onnx"))
+
+    def refuse(source: Path, target: Path) -> None:
+        raise PermissionError(errno.EACCES, "Access is denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("vllama.export.staging.replace_file", refuse)
+        with pytest.raises(FileError, match=r"out: Access is denied; close what uses .*out\.partial and run the same"):
+            staging.commit(manifest(("frames.onnx",), staging.folder))
+    again = Staging(out)
+    again.make("frames", "key", never)
+    again.commit(manifest(("frames.onnx",), again.folder))
+    assert names(out) == {"manifest.json", "frames.onnx"}
 
 
 def test_one_exports_to_a_place_at_a_time(out: Path) -> None:

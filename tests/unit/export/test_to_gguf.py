@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,7 +19,7 @@ from safetensors.torch import save_file
 from vllama.export.llama import LlamaConfig, LlamaFolder, open_llama, tensor_shapes
 from vllama.export.quants import tensor_type
 from vllama.export.to_gguf import QUANTS, permuted, to_gguf
-from vllama.runtime.errors import SpecError
+from vllama.runtime.errors import DiskFullError, SpecError
 from vllama.runtime.spec import ModelSpec
 
 Made = tuple[LlamaFolder, ModelSpec]
@@ -173,3 +175,15 @@ def test_half_precision_weights_pass_unchanged(
     to_gguf(open_llama(vicuna_spec, tmp_path), vicuna_spec, tmp_path / "llm.gguf", quant)
     stored = next(tensor for tensor in GGUFReader(tmp_path / "llm.gguf").tensors if tensor.name == "output.weight")
     assert stored.data.tobytes() == weights["lm_head.weight"].view(torch.int16).numpy().tobytes()
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_full_disk_or_quota_is_told_and_leaves_nothing(
+    code: int, tiny: LlamaFolder, vicuna_spec: ModelSpec, tmp_path: Path
+) -> None:
+    def fill(done: int, total: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    with pytest.raises(DiskFullError, match=r"llm\.gguf: the disk is full; the file needs [\d,]+ bytes"):
+        to_gguf(tiny, vicuna_spec, tmp_path / "llm.gguf", "F16", fill)
+    assert list(tmp_path.iterdir()) == []

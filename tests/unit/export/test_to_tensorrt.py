@@ -53,7 +53,8 @@ def sound(engined: tuple[Bundle, object, object], tmp_path: Path) -> Bundle:
     """A bundle of one small graph with its engine."""
     whole = engined[0]
     folder = Path(shutil.copytree(whole.folder, tmp_path / "sound"))
-    files = {name: record for name, record in whole.manifest.files.items() if name.startswith("audio.")}
+    kept = ("audio.", whole.manifest.llm)
+    files = {name: record for name, record in whole.manifest.files.items() if name.startswith(kept)}
     engines = {"audio": whole.manifest.engines["audio"]}
     return Bundle(folder, replace(whole.manifest, files=files, engines=engines), whole.spec)
 

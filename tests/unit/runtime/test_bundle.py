@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from vllama.runtime import bundle
 from vllama.runtime.bundle import (
     POSITIONS,
     FileRecord,
@@ -31,27 +32,27 @@ def folder(vicuna_spec: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     folder.mkdir()
     save_file({"video": np.ones((2, 3), np.float32)}, folder / POSITIONS)
     (folder / "frames.onnx").write_bytes(b"graph")
-    files = {name: hash_file(folder / name) for name in (POSITIONS, "frames.onnx")}
-    write_manifest(
-        folder, Manifest(1, "m", "free", spec_to_dict(vicuna_spec), "llm.gguf", {}, files, {"llm": "F32"}, {}, ())
-    )
+    (folder / "llm").write_bytes(b"no GGUF, which would be looked through")
+    files = {name: hash_file(folder / name) for name in (POSITIONS, "frames.onnx", "llm")}
+    precision = {"frames": "fp32", "llm": "F32"}
+    write_manifest(folder, Manifest(1, "m", "free", spec_to_dict(vicuna_spec), "llm", {}, files, precision, {}, ()))
     return folder
 
 
 def test_whole_bundle_opens(folder: Path, vicuna_spec: ModelSpec) -> None:
-    bundle = open_bundle(folder)
-    assert bundle.spec == vicuna_spec
-    np.testing.assert_array_equal(bundle.positions()["video"], np.ones((2, 3)))
+    opened = open_bundle(folder)
+    assert opened.spec == vicuna_spec
+    np.testing.assert_array_equal(opened.positions()["video"], np.ones((2, 3)))
 
 
 def test_files_are_hashed_once_and_again_when_changed(folder: Path) -> None:
     hashed: list[int] = []
     for _ in range(2):
         open_bundle(folder, lambda done, total: hashed.append(done))
-    assert len(hashed) == 2  # both files, once
+    assert len(hashed) == 3  # each file, once
     os.utime(folder / "frames.onnx", ns=(1, 1))
     open_bundle(folder, lambda done, total: hashed.append(done))
-    assert len(hashed) == 3
+    assert len(hashed) == 4
     (folder / "frames.onnx").write_bytes(b"grapf")
     with pytest.raises(ChecksumError, match=r"frames\.onnx of m"):
         open_bundle(folder)
@@ -136,3 +137,36 @@ def _spoil(gguf: Path, scale: bytes) -> None:
     data = bytearray(gguf.read_bytes())
     data[-34:-32] = scale
     gguf.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("precision", {"llm": "F32"}, "no precision of frames"),
+        ("precision", {"frames": "fp32"}, "no precision of llm"),
+        ("llm", "other.gguf", "llm is 'other.gguf', which is not among its files"),
+    ],
+)
+def test_manifest_that_lacks_what_is_used_is_none(folder: Path, field: str, value: object, said: str) -> None:
+    table = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**table, field: value}))
+    with pytest.raises(FileError, match=rf"not a vllama manifest \({said}\); export the model again"):
+        read_manifest(folder)
+
+
+def test_hashing_is_told_piece_by_piece(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bundle, "_CHUNK", 16)
+    told: list[tuple[int, int]] = []
+    open_bundle(folder, lambda done, total: told.append((done, total)))
+    total = sum(record.bytes for record in read_manifest(folder).files.values())
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    assert told[-1] == (total, total)
+    assert len(told) > total // 16
+
+
+def test_name_that_can_be_none_is_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLAMA_MODELS", str(tmp_path))
+    (tmp_path / "loop").symlink_to("loop")
+    for name in ("a\0b", "loop"):
+        with pytest.raises(ModelNotFoundError, match="no bundle"):
+            find_bundle(name)

@@ -7,14 +7,13 @@ import os
 import struct
 import sys
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from vllama.runtime.chunk import Part, _damaged, open_chunk, write_arrays, write_merged, write_whole
+from vllama.runtime.chunk import Part, _damaged, open_chunk, write_arrays, write_merged
 from vllama.runtime.errors import FileError
 
 
@@ -97,19 +96,6 @@ def test_header_of_absurd_length_is_refused_without_reading_it(tmp_path: Path) -
     path.write_bytes(struct.pack("<Q", 1 << 62) + b"{}")
     with pytest.raises(FileError, match="header"):
         open_chunk(path)
-
-
-def test_writing_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
-    def blocks() -> Iterator[bytes]:
-        yield b"new"
-        raise KeyboardInterrupt
-
-    path = tmp_path / "a"
-    write_whole(path, [b"old"])
-    with pytest.raises(KeyboardInterrupt):
-        write_whole(path, blocks())
-    assert path.read_bytes() == b"old"
-    assert [file.name for file in tmp_path.iterdir()] == ["a"]
 
 
 def _flip(path: Path, place: int) -> None:

@@ -79,3 +79,23 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "none.mp4"):
         with pytest.raises(MediaError, match="give a video"):
             identify(path)
+
+
+def test_name_that_can_be_none_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    for path in (tmp_path / "loop", tmp_path / "a\0b"):
+        with pytest.raises(MediaError, match="give a video"):
+            identify(path)
+        assert is_unchanged(path, 0, 0) is None
+    assert recall(tmp_path / "loop") is None
+
+
+def test_memory_that_cannot_be_written_leaves_nothing(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert identify(file).bytes == 3
+    assert list((tmp_path / "cache" / "contents").iterdir()) == []

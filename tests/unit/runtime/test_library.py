@@ -307,6 +307,33 @@ def test_chunks_that_many_killed_ones_left_are_merged_before_more_are_written(
     engine.index(noisy, fps=4.0, progress=look)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc to tell what is mapped")
+@pytest.mark.parametrize("is_extended", [False, True])
+def test_merged_chunks_go_where_what_is_mapped_cannot_be_removed(
+    engine: Engine, noisy: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, is_extended: bool
+) -> None:
+    """As on Windows; what stays would cost every question after it the way of a clip that is complete."""
+    unlink = Path.unlink
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        if f" {path}\n" in Path("/proc/self/maps").read_text():
+            raise PermissionError(13, "The process cannot access the file", str(path))
+        unlink(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    monkeypatch.setattr(library, "_CHUNK_FEATURES", 4)
+    first: Timeline | None = engine.index(noisy, fps=0.0)
+    if not is_extended:
+        first = None
+    indexed = engine.index(noisy, timeline=first, fps=1.0)
+    assert len(list(cache.glob("timelines/*/*.safetensors"))) == 1
+    (about,) = cache.glob("timelines/*/about.json")
+    written = about.stat().st_mtime_ns
+    again = engine.index(noisy, fps=1.0)
+    assert (again.encoded, about.stat().st_mtime_ns) == (0, written)
+    assert _all(again) == _all(indexed)
+
+
 def test_view_of_what_is_live_is_made_anew_when_as_much_sound_came_as_went(engine: Engine) -> None:
     timeline = Timeline("m", "", "audio", 0, 0.0, 0.0, sound=True, live=True, budget=Budget(seconds=8.0))
     viewer = Viewer(timeline, engine._encoders, engine.spec, audio=True)

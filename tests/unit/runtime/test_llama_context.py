@@ -4,6 +4,7 @@ import ctypes
 import os
 import threading
 from collections.abc import Iterator
+from importlib.metadata import requires
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import pytest
 
 from vllama.export.llama import open_llama
 from vllama.export.to_gguf import to_gguf
+from vllama.runtime import llama_context
 from vllama.runtime.bundle import shipped_bundle
-from vllama.runtime.errors import BackendError
+from vllama.runtime.errors import BackendError, BackendUnavailableError
 from vllama.runtime.llama_context import LlamaContext, LlmSettings, _devices, fewer_layers, gpu_memory
 from vllama.runtime.spec import ModelSpec
 
@@ -176,3 +178,15 @@ def test_without_layers_there_a_gpu_gets_no_work(
 @pytest.mark.parametrize(("refused", "fewer"), [(33, 24), (24, 18), (2, 1), (1, 0)])
 def test_where_a_gpu_is_too_small_three_quarters_are_tried(refused: int, fewer: int) -> None:
     assert fewer_layers(refused) == fewer
+
+
+def test_another_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    (pinned,) = (each for each in requires("vllama") or () if each.startswith("llama-cpp-python"))
+    assert pinned == f"llama-cpp-python=={llama_context._VERSION}"
+    monkeypatch.setattr(llama_context, "version", lambda name: f"{llama_context._VERSION}+cu130")
+    assert llama_context._library.__wrapped__() is llama_context._library()
+    monkeypatch.setattr(llama_context, "version", lambda name: "0.4.0")
+    with pytest.raises(
+        BackendUnavailableError, match=r"is 0\.4\.0 and vllama takes 0\.3\.36; install that: `pip install"
+    ):
+        llama_context._library.__wrapped__()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from vllama.runtime import lock
 from vllama.runtime.catalogue import find_entries, list_entries, remove_entry
 from vllama.runtime.chunk import Chunk
 from vllama.runtime.errors import DiskFullError, FileError, SpecError
@@ -450,14 +452,13 @@ def test_merged_file_that_could_not_be_removed_does_not_come_back(
     with store.writing(lambda process: False):
         for index in (0, 1):
             store.append(_frames(index), [_clip(index)], [])
-        with _mapped_files_stay(monkeypatch):
-            store.compact(1)
-    with store.writing(lambda process: False):
+    with _mapped_files_stay(monkeypatch), store.writing(lambda process: False):
+        store.compact(1)
+    with _mapped_files_stay(monkeypatch), store.writing(lambda process: False):
         store.append(_frames(2), [], [])
-        with _mapped_files_stay(monkeypatch):
-            if is_cleaned:
-                store.clean(store.read())
-            store.compact(1)
+        if is_cleaned:
+            store.clean(store.read())
+        store.compact(1)
     for number in (3, 4):  # the next process removes some of them, and is killed
         (store.folder / f"{number:06d}.safetensors").unlink()
     assert len(store.read().leftover) == 2
@@ -472,7 +473,7 @@ def test_undone_and_wholly_damaged_files_that_could_not_be_removed_do_not_count(
         store.append(_frames(0), [], [])
         store.append(_frames(1), [], [])
     _damage(store.read().chunks[1], "frame_features", 0)
-    with store.writing(lambda process: False), _mapped_files_stay(monkeypatch):
+    with _mapped_files_stay(monkeypatch), store.writing(lambda process: False):
         store.repair(store.read().chunks[1])
         assert store.read().damaged() == []
         for index in range(2 * MOST_SMALL):
@@ -510,3 +511,79 @@ def test_timelines_are_listed_beside_one_that_is_written_and_one_that_is_removed
     finally:
         done.set()
         writer.join()
+
+
+def _maps(path: Path) -> bool:
+    return f" {path}\n" in Path("/proc/self/maps").read_text()
+
+
+@pytest.fixture
+def mapped_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Windows, where a file that is mapped can be neither removed nor renamed."""
+    if sys.platform != "linux":
+        pytest.skip("needs /proc to tell what is mapped")
+
+    def refusing(real: Callable[..., None]) -> Callable[..., None]:
+        def call(path: Path, *arguments: object, **options: object) -> None:
+            if _maps(path):
+                raise PermissionError(13, "The process cannot access the file", str(path))
+            real(path, *arguments, **options)
+
+        return call
+
+    monkeypatch.setattr(Path, "unlink", refusing(Path.unlink))
+    monkeypatch.setattr(os, "replace", refusing(os.replace))
+
+
+def test_merging_lets_go_of_what_it_removes(store: Store, mapped_stay: None) -> None:
+    _three_chunks(store)
+    with store.writing(lambda process: False):
+        merged = store.compact(1)
+        assert merged is not None
+        assert len(list(store.folder.glob("*.safetensors"))) == 1
+    assert [frame.index for frame in merged.frames] == [0, 10, 30, 40, 60, 70]
+    assert (len(merged.clips), len(merged.whole)) == (3, 2)
+
+
+def test_what_was_still_used_when_it_was_merged_is_removed_when_writing_ends(store: Store, mapped_stay: None) -> None:
+    _three_chunks(store)
+    with store.writing(lambda process: False):
+        store.append([*_frames(80), _as(81, 80, equal=True)], [], [])
+        timeline = _filled(store.read())
+        store.compact(1)
+        assert len(list(store.folder.glob("*.safetensors"))) == 6
+        store.read().fill(timeline)
+    assert len(list(store.folder.glob("*.safetensors"))) == 1
+
+
+def test_timeline_that_is_used_is_deleted_wholly_or_not_at_all(store: Store, mapped_stay: None) -> None:
+    _three_chunks(store)
+    before = sorted(path.name for path in store.folder.iterdir())
+    (entry,) = list_entries()
+    used = store.append(_frames(99), [], [])
+    with pytest.raises(FileError, match=r"cannot be deleted \(The process cannot access the file\); end what uses it"):
+        remove_entry(entry)
+    assert sorted(path.name for path in store.folder.iterdir()) == [*before[:-2], "000005.safetensors", *before[-2:]]
+    assert store.read().is_whole
+    del used
+    remove_entry(entry)
+    assert not store.folder.exists()
+
+
+def test_lock_that_was_removed_meanwhile_is_taken_anew_and_nobody_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take, taken = lock._take, []
+
+    def remove_once(handle: int) -> None:
+        if not taken:
+            (tmp_path / LOCK).unlink()
+        taken.append(handle)
+        take(handle)
+
+    monkeypatch.setattr(lock, "_take", remove_once)
+    asked: list[int] = []
+    with locked(tmp_path / LOCK, lambda process: bool(asked.append(process))) as held:
+        assert held
+        assert (tmp_path / LOCK).read_text() == str(os.getpid())
+    assert (len(taken), asked) == (2, [])

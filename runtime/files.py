@@ -1,0 +1,68 @@
+"""Files that are there whole or not at all, and what the system says where one cannot be written."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+_WINDOWS = os.name == "nt"
+_PATIENCE_SECONDS, _RETRY_SECONDS = 2.0, 0.05
+
+
+def write_whole(path: Path, blocks: Iterable[bytes | memoryview]) -> None:
+    """A file of another name that becomes `path` when all of it is on the disk, and vanishes otherwise.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            for block in blocks:
+                file.write(block)
+            file.flush()
+            os.fsync(file.fileno())
+        replace_file(part, path)
+    except BaseException:
+        with suppress(OSError):  # its verdict would hide the failure
+            part.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def replace_file(source: Path, target: Path) -> None:
+    """`os.replace` of a file or a folder; tried again for a while on Windows, where any other program that has it open
+    just now, as what looks for viruses or indexes files does, makes it fail.
+
+    Raises:
+        OSError: it cannot be done.
+    """
+    until = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        try:
+            os.replace(source, target)
+            return
+        except PermissionError:
+            if not _WINDOWS or time.monotonic() >= until:
+                raise
+        time.sleep(_RETRY_SECONDS)
+
+
+def is_disk_full(error: OSError) -> bool:
+    """Whether there is no space left, on the disk or of what the user may have of it."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the new name durable too, where folders can be synced."""
+    if _WINDOWS:
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
