@@ -8,12 +8,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 
 from vllama.runtime import SpecError
 
 _MOST = 4  # at once
 _LEAVE_SECONDS = 2.0  # for those that run when it ends
+_END_SECONDS = 1.0  # for those that were told to end
 
 
 class Command:
@@ -68,14 +70,20 @@ class Command:
 
     def close(self) -> None:
         """Leave what still runs a moment, then end it."""
-        end = time.monotonic() + _LEAVE_SECONDS
-        for process in self._running:
-            try:
-                process.wait(max(0.0, end - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                process.terminate()
-                process.wait()
+        for process in self._left(_LEAVE_SECONDS):
+            process.terminate()
+        for process in self._left(_END_SECONDS):
+            process.kill()
+            process.wait()
         self._running.clear()
+
+    def _left(self, seconds: float) -> list[subprocess.Popen[bytes]]:
+        """What still runs after so long."""
+        end = time.monotonic() + seconds
+        for process in self._running:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, end - time.monotonic()))
+        return [process for process in self._running if process.poll() is None]
 
     def __enter__(self) -> Command:
         return self

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
@@ -12,18 +13,15 @@ from vllama.runtime import DeviceError
 from vllama.runtime.cameras import CameraName, list_cameras, why_no_camera
 from vllama.runtime.microphones import MicrophoneName, list_microphones, why_no_microphone
 
+_Name = TypeVar("_Name", CameraName, MicrophoneName)
+
 
 def devices(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """List cameras and microphones, with the names to use after --webcam and --mic."""
-    cameras = list_cameras()
-    no_camera = "" if cameras else why_no_camera()
-    try:
-        microphones = list_microphones()
-        no_microphone = "" if microphones else why_no_microphone()
-    except DeviceError as error:
-        microphones, no_microphone = [], str(error)
+    cameras, no_camera = _listed(list_cameras, why_no_camera)
+    microphones, no_microphone = _listed(list_microphones, why_no_microphone)
     if as_json:
         print(
             json.dumps(
@@ -38,6 +36,15 @@ def devices(
         return
     _print("cameras (--webcam)", no_camera, [_camera_row(camera) for camera in cameras])
     _print("microphones (--mic)", no_microphone, [_microphone_row(microphone) for microphone in microphones])
+
+
+def _listed(those: Callable[[], list[_Name]], why_none: Callable[[], str]) -> tuple[list[_Name], str]:
+    """What there is, or one line for why there is nothing."""
+    try:
+        found = those()
+    except DeviceError as error:
+        return [], str(error)
+    return found, "" if found else why_none()
 
 
 def _print(title: str, none: str, rows: list[tuple[str, str, str]]) -> None:

@@ -15,7 +15,7 @@ from .clock import Clock
 from .errors import DeviceError
 from .media import Stretcher
 from .types import Frame
-from .video_source import Film, open_video
+from .video_source import Film, await_permission, open_video
 
 _FRESH = 2.0  # seconds after which a picture is not what is seen now
 _WAITED = 0.005  # seconds without work; a picture that had to be waited for so long did not lie in a buffer
@@ -35,7 +35,8 @@ class Camera(Source):
     Args:
         source: an index, a name, /dev/videoN, a URL or a file (`cameras.find_video`).
         image_size: side of the pictures that `newest` gives.
-        note: told in one line when the camera is lost, and when it is back; on the camera's thread.
+        note: told in one line when the camera is lost, and when it is back; on the camera's thread. On macOS also, from
+            here, that a person has to allow it.
 
     Raises:
         DeviceError: it cannot be opened, or sends nothing.
@@ -43,6 +44,7 @@ class Camera(Source):
 
     def __init__(self, source: str, image_size: int, clock: Clock, note: Callable[[str], None]) -> None:
         self._source = find_video(source)
+        await_permission(self._source, note)
         super().__init__(self._source.name, clock, note)
         self._stretch, self._stretching = Stretcher(image_size), threading.Lock()
         self._shown: _Picture | None = None

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from .errors import DeviceError, MediaError
 from .media import probe
 from .reach import SCHEMES, without_password
-from .video_source import VideoSource, open_video
+from .video_source import VideoSource, opens
 
 _LINUX_LIST = Path("/sys/class/video4linux")
 _MOST_TRIED = 5  # cameras, where the system does not list them
@@ -30,9 +32,14 @@ def list_cameras(folder: Path = _LINUX_LIST) -> list[CameraName]:
     """The cameras of this machine. Elsewhere than on Linux OpenCV knows no names: the numbers that can be opened.
 
     folder: where Linux lists them.
+
+    Raises:
+        DeviceError: OpenCV, where it is needed, cannot be loaded.
     """
     if sys.platform != "linux":
-        return [CameraName(index, f"camera {index}", "") for index in range(_MOST_TRIED) if _opens(index)]
+        # macOS numbers them without a gap, and OpenCV prints a line for each number beyond.
+        tried = takewhile if sys.platform == "darwin" else filter
+        return [CameraName(index, f"camera {index}", "") for index in tried(_opens, range(_MOST_TRIED))]
     nodes = {int(node.name[5:]): node for node in folder.glob("video*") if node.name[5:].isdecimal()}
     # Further nodes of the same camera carry its metadata.
     numbers = sorted(number for number, node in nodes.items() if _line(node / "index") in ("0", ""))
@@ -58,16 +65,25 @@ def find_video(text: str, folder: Path = _LINUX_LIST) -> VideoSource:
         return _stream(text)
     if text.startswith("/dev/"):
         return VideoSource(text, "device", os.path.realpath(text))  # /dev/v4l/by-id/... are links
+    if os.path.isfile(text):
+        return _file(text)
+    if sys.platform != "linux":  # the names are numbers there, and to list them is to open them
+        number = re.fullmatch(r"camera (\d+)", text.casefold())
+        return VideoSource(text.casefold(), "device", int(number[1])) if number else _file(text)
     named = [camera for camera in list_cameras(folder) if camera.name.casefold() == text.casefold()]
     if len(named) > 1:
         raise DeviceError(f"{text}: {len(named)} cameras are called so; use {' or '.join(c.path for c in named)}")
     if named:
-        return VideoSource(named[0].name, "device", named[0].path or named[0].index)
+        return VideoSource(named[0].name, "device", named[0].path)
     return _file(text)
 
 
 def _stream(url: str) -> VideoSource:
-    name, scheme = without_password(url), urlsplit(url).scheme.lower()
+    name = without_password(url)
+    try:
+        scheme = urlsplit(url).scheme.lower()
+    except ValueError as error:
+        raise DeviceError(f"{name}: {str(error).lower()}; correct the address") from error
     if scheme not in SCHEMES:
         raise DeviceError(f"{name}: {scheme}:// is no kind of stream that is known; use rtsp:// or http://")
     return VideoSource(name, "stream", url)
@@ -86,11 +102,7 @@ def _file(text: str) -> VideoSource:
 
 
 def _opens(index: int) -> bool:
-    try:
-        with open_video(VideoSource(f"camera {index}", "device", index), lambda: True):
-            return True
-    except DeviceError:
-        return False
+    return opens(VideoSource(f"camera {index}", "device", index))
 
 
 def _line(path: Path) -> str:

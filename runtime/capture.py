@@ -16,6 +16,7 @@ _FIRST_WAIT, _LONGEST_WAIT = 0.5, 10.0  # seconds until a lost source is tried a
 _HELD = 10.0  # seconds after which a source that is lost again is a new loss
 _RATE_WINDOW = 5.0  # seconds
 _CLOSE_SECONDS = 15.0  # more than any stream is waited for
+_LOOK_SECONDS = 0.5  # with a limit to each wait Ctrl-C is seen on Windows, too
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class Source(ABC):
             return SourceStatus(self.name, self._state, self._detail, self._seen, self._dropped, self._rate())
 
     def pause(self) -> None:
-        """Close the device until `resume`; it is closed when this returns."""
+        """Close the device until `resume`; it is closed when this returns, unless it hangs for 15 s."""
         with self._news:
             self._paused, self._failed = True, None
             self._set("paused", "")
@@ -106,7 +107,8 @@ class Source(ABC):
         self._thread.start()
         try:
             with self._news:
-                self._news.wait_for(lambda: self._begun or self._failed is not None)
+                while not self._news.wait_for(lambda: self._begun or self._failed is not None, _LOOK_SECONDS):
+                    pass
                 failed = None if self._begun else self._failed  # it may be lost again by now
         except BaseException:  # Ctrl-C
             self.close()

@@ -13,13 +13,14 @@ from numpy.typing import DTypeLike
 from .ahead import ahead
 from .change import Repeats
 from .encoders import Encoders
+from .errors import MediaError
 from .fbank import clip_bounds
 from .media import MediaInfo, read_frames
 from .pixels import frame_indices
 from .sound import count_samples, read_samples
 from .spec import AudioSpec, ModelSpec
 from .timeline import ClipFeature, FrameFeature, Timeline, nearest, rule_over
-from .types import Frame, Samples, Span
+from .types import Float32, Frame, Samples, Span
 
 _TICK = 1e-6  # seconds, by which a picture may seem to be late through rounding
 _PICTURES_AHEAD = 4
@@ -141,13 +142,13 @@ def encode_missing(
     with closing(sounds):
         for clip, is_whole in sounds:
             if not is_whole:
-                features = encoders.clip_features([clip])[0].astype(dtype)
+                features = _heard(info, encoders, [clip])[0].astype(dtype)
                 keeper.add(clips=[ClipFeature(clip.start, clip.end, features)])
                 say(1)
                 continue
             held.append(clip)
             if len(held) == len(missing.whole):
-                encoded = encoders.clip_features(held).astype(dtype)
+                encoded = _heard(info, encoders, held).astype(dtype)
                 keeper.add(whole=[ClipFeature(c.start, c.end, f) for c, f in zip(held, encoded, strict=True)])
                 say(len(held))
 
@@ -223,6 +224,13 @@ def _sounds(info: MediaInfo, missing: Missing, spec: AudioSpec) -> Iterator[tupl
     wanted = sorted([*((bounds, True) for bounds in missing.whole), *((bounds, False) for bounds in missing.clips)])
     sounds = read_samples(info, [bounds for bounds, _ in wanted], spec.sample_rate)
     yield from zip(sounds, (is_whole for _, is_whole in wanted), strict=True)
+
+
+def _heard(info: MediaInfo, encoders: Encoders, clips: Sequence[Samples]) -> Float32:
+    try:
+        return encoders.clip_features(clips)
+    except MediaError as error:  # too short, and says it of samples, which have no name
+        raise MediaError(f"{info.path}: {error}") from error
 
 
 def _is_dense(timeline: Timeline, span: Span, num_frames: int) -> bool:

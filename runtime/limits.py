@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,11 +14,13 @@ from typing import Literal
 import numpy as np
 
 from .backend import open_backend
+from .machine import read_sysctl
 
 Kind = Literal["fp32", "int8"]
 _ROWS, _SHARED, _COLUMNS = 512, 2048, 4096  # of the product: beyond all caches, and its input is a small part of it
 _READ_BYTES = 1 << 28
 _CPUINFO = Path("/proc/cpuinfo")
+_REGISTERED = r"HARDWARE\DESCRIPTION\System\CentralProcessor\0"  # where Windows keeps it
 _FLOAT, _UINT8, _INT8, _INT32 = 1, 2, 3, 6  # as ONNX numbers its types
 
 
@@ -33,12 +36,22 @@ class Limits:
 
 def processor_name() -> str:
     """The processor's own name, or its family where the system does not tell it."""
+    return _own_name() or platform.processor() or platform.machine()
+
+
+def _own_name() -> str:
+    if sys.platform == "darwin":
+        return read_sysctl("machdep.cpu.brand_string")
     try:
+        if sys.platform == "win32":
+            import winreg
+
+            with winreg.OpenKey(winreg.HKEY_LOCAL_MACHINE, _REGISTERED) as key:
+                return str(winreg.QueryValueEx(key, "ProcessorNameString")[0]).strip()
         lines = _CPUINFO.read_text("utf-8").splitlines()
     except OSError:
-        lines = []
-    named = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-    return named or platform.processor() or platform.machine()
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
 
 
 def measure_limits(threads: int, seconds: float, work: Path) -> Limits:

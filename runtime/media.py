@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from .errors import DecodeError, MediaError
 from .stills import is_still, read_still
 from .types import Float32, Frame, Samples
-from .whole import check_bytes, check_seconds
+from .whole import MP4, check_bytes, check_seconds
 
 _UNTIMED = -(1 << 63)  # FFmpeg's own sign for it
 _SEEK_FRAMES = 300  # a seek costs about as much as decoding so many pictures
@@ -59,6 +59,7 @@ class _Packets:
     pts: array[int] = field(default_factory=lambda: array("q"))  # _UNTIMED where a packet has none
     keyframes: array[int] = field(default_factory=lambda: array("q"))  # of pictures
     end: int = 0
+    length: int = 0  # of all together
 
 
 def probe(path: Path) -> MediaInfo:
@@ -80,7 +81,7 @@ def probe(path: Path) -> MediaInfo:
         found = _demux(path, container, streams)
         ends = {stream.index: found[stream.index].end * float(stream.time_base or 0) for stream in streams}
         check_seconds(path, container, ends)
-        timed = container.format.name not in _NO_TIMES
+        form = container.format.name
         pictures = found[video.index] if video is not None else _Packets()
         sound = found[audio.index] if audio is not None else _Packets()
         tick = float(video.time_base or 0) if video is not None else 0.0
@@ -89,12 +90,14 @@ def probe(path: Path) -> MediaInfo:
     if not pictures.pts and not sound.pts:
         raise DecodeError(f"{path}: holds no whole picture and no sound; it may be cut, get the file again")
     pictures.pts = _decodable(pictures)
-    pts = _distinct(pictures.pts) if timed else None
+    pts = _distinct(pictures.pts) if form not in _NO_TIMES else None
     times = np.arange(len(pictures.pts)) / rate if pts is None else pts * tick
     first_sound = _first_sound(path) if sound.pts else None
     starts = [*times[:1].tolist(), *([] if first_sound is None else [first_sound])]
     zero = min(starts, default=0.0)
-    picture_end = float(times[-1]) + 1.0 / rate if len(times) else zero
+    picture_end = zero
+    if len(times):
+        picture_end = _picture_end(pictures, pts, tick, form) or float(times[-1]) + 1.0 / rate
     return MediaInfo(
         path=path,
         kind="video" if len(times) else "audio",
@@ -230,7 +233,19 @@ def _demux(
         packets.pts.append(_UNTIMED if packet.pts is None else packet.pts)
         if packet.pts is not None:
             packets.end = max(packets.end, packet.pts + (packet.duration or 0))
+            packets.length += packet.duration or 0
     return found
+
+
+def _picture_end(pictures: _Packets, pts: NDArray[np.int64] | None, tick: float, form: str) -> float | None:
+    """Seconds on the file's clock at which the last picture ends, as its packets tell; None: they do not.
+
+    In an MP4 a packet lasts until the next one is decoded, not shown: so only all of them together tell it.
+    """
+    if pts is None:
+        return None
+    ends = [pictures.end, *([min(pictures.pts) + pictures.length] if form == MP4 else [])]
+    return min((end * tick for end in ends if end > pts[-1]), default=None)
 
 
 def _decodable(pictures: _Packets) -> array[int]:

@@ -144,16 +144,13 @@ class Memory:
         limit: int,
         *,
         num_frames: int = 8,
-        short: int = SHORT,
-        kept: int = KEPT,
     ) -> Memory:
         """The memory of frames that are all there, with the smallest fragments that fit.
 
         Args:
             times: ascending. features: one array per frame.
         """
-        size = fragment_size(len(times), limit, kept)
-        memory = cls(limit, num_frames=num_frames, short=short, fragment=size, kept=kept)
+        memory = cls(limit, num_frames=num_frames, fragment=fragment_size(len(times), limit))
         for time, frame in zip(times, features, strict=True):
             memory.add(time, frame)
         return memory
@@ -178,11 +175,6 @@ class Memory:
             if len(self._pending) == self._size:
                 self._long = self._with(self._long, self._pending)
                 self._pending = []
-
-    def end(self, time: float) -> None:
-        """The video ends: the newest frame stands for the seconds until then."""
-        with self._lock:
-            self._close(time)
 
     def frames(self) -> MemoryFrames:
         """For a question about all of it: the long memory, and what is not in it yet merged likewise."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 
 from .capture import Source
 from .clock import Clock
 from .errors import DeviceError
-from .microphones import find_sound
+from .microphones import LOOPBACK, find_sound
 from .resample import Resampler
 from .sound_ring import SampleClock, SoundRing
 from .sound_source import Block, SoundStream, abandon, open_sound
@@ -16,28 +17,32 @@ from .types import Samples
 _FIRST_SECONDS = 5.0  # until the first sound after opening
 _SILENT_SECONDS = 1.5  # a microphone in a quiet room sends zeros; one that sends nothing is lost
 _REOPEN_SECONDS = 10.0
+_KEPT_SECONDS = 30.0
+_ZERO_SECONDS = 3.0  # of exact zeros from the start on
+_DENIED_IS_SILENT = ("darwin", "win32")  # systems that give zeros to a program that may not listen
 _POLL_SECONDS = 0.1
 _PIECES = 50  # a second, that are resampled together: what is heard last should not wait for more
 
 
 class Microphone(Source):
-    """Captures on its own thread from construction to `close`; the newest keep_seconds are kept.
+    """Captures on its own thread from construction to `close`; the newest 30 seconds are kept.
 
     Args:
         device: "default", an index, a name or a part of it, or "loopback" (`microphones.find_sound`).
         sample_rate: Hz of what `clip` gives; a device that refuses it is resampled from its own.
-        note: told in one line when the microphone is lost, and when it is back; on the microphone's thread.
+        note: told in one line when the microphone is lost, when it is back, and where it gives only silence though
+            it should not; on the microphone's thread.
 
     Raises:
         DeviceError: it cannot be opened, or sends nothing; PortAudio is missing.
     """
 
-    def __init__(
-        self, device: str, sample_rate: int, clock: Clock, note: Callable[[str], None], *, keep_seconds: float = 30.0
-    ) -> None:
+    def __init__(self, device: str, sample_rate: int, clock: Clock, note: Callable[[str], None]) -> None:
         self._source, self._sample_rate = find_sound(device), sample_rate
         super().__init__(self._source.name, clock, note)
-        self._ring = SoundRing(sample_rate, keep_seconds)
+        self._ring = SoundRing(sample_rate, _KEPT_SECONDS)
+        suspicious = sys.platform in _DENIED_IS_SILENT and device != LOOPBACK
+        self._zeros: int | None = 0 if suspicious else None  # samples; None: not counted
         self._begin()
 
     def clip(self, start: float, seconds: float, timeout: float) -> Samples | None:
@@ -85,6 +90,21 @@ class Microphone(Source):
             self._dropped += sum(ear.take(block) for block in blocks)
             self._news.notify_all()
         self._arrived(sum(len(block.data) for block in blocks) * self._sample_rate // ear.rate)
+        self._look_for_zeros(blocks, ear.rate)
+
+    def _look_for_zeros(self, blocks: list[Block], rate: int) -> None:
+        """Say once that it may not be allowed, where only zeros came since the start."""
+        if self._zeros is None:
+            return
+        if any(block.data.any() for block in blocks):
+            self._zeros = None
+            return
+        self._zeros += sum(len(block.data) for block in blocks)
+        if self._zeros >= _ZERO_SECONDS * rate:
+            self._zeros = None
+            self._note(
+                f"{self.name}: gives only silence; allow the microphone in the system's privacy settings, or turn it on"
+            )
 
     def _mute(self, stream: SoundStream, seconds: float, begun: bool) -> bool:
         """Whether it was so long without a sound that it counts as lost; it stays open for a while, it may wake up."""

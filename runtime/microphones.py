@@ -16,6 +16,7 @@ LOOPBACK = "loopback"
 _PULSE = "pulse"  # the ALSA device behind which PulseAudio, or PipeWire in its place, lists sources of its own
 _MONITOR = "@DEFAULT_MONITOR@"  # what is played on its default output
 _PACTL_SECONDS = 3.0
+_CUT_LENGTH = 31  # of a name that the oldest of Windows' sound systems gives
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,8 @@ def find_sound(text: str) -> SoundSource:
 
 def _chosen(text: str, found: list[SoundDevice]) -> SoundSource:
     """Of one name, the one that the system prefers: Windows lists a microphone once for each of its sound systems."""
+    full = {device.name for device in found if len(device.name) != _CUT_LENGTH}
+    found = [device for device in found if device.name in full or not any(n.startswith(device.name) for n in full)]
     names = {device.name for device in found}
     if not names:
         raise DeviceError(f"{text}: there is no such microphone; `vllama devices` lists them")

@@ -7,9 +7,10 @@ import http.client
 import os
 import select
 import socket
+import string
 import time
 from collections.abc import Callable
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 from urllib.request import getproxies
 
 from .errors import DeviceError
@@ -34,9 +35,9 @@ def check_address(name: str, url: str, seconds: float, wanted: Callable[[], bool
     Raises:
         DeviceError: it is no address, nothing answers within so many seconds, or it is no longer wanted.
     """
-    parts = urlsplit(url)
-    scheme = parts.scheme.lower()
     try:
+        parts = urlsplit(url)
+        scheme = parts.scheme.lower()
         host, port = parts.hostname, parts.port or SCHEMES[scheme]
     except ValueError as error:
         raise DeviceError(f"{name}: {str(error).lower()}; correct the address") from error
@@ -48,9 +49,15 @@ def check_address(name: str, url: str, seconds: float, wanted: Callable[[], bool
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         raise DeviceError(f"{name}: no machine is called {host}; check the address and the network") from error
-    reasons = [_connect(family, address, seconds, wanted) for family, _, _, _, address in found[:2]]
-    if "" not in reasons:
-        raise DeviceError(f"{name}: {reasons[0]}; see whether the camera is on and the address is right")
+    reasons: list[str] = []
+    for family, _, _, _, address in found[:2]:
+        try:
+            reasons.append(_connect(family, address, seconds, wanted))
+        except OSError as error:  # a system without IPv6 still knows such addresses
+            reasons.append((error.strerror or str(error)).lower())
+        if not reasons[-1]:
+            return
+    raise DeviceError(f"{name}: {reasons[0]}; see whether the camera is on and the address is right")
 
 
 def refusal(url: str, seconds: float) -> str:
@@ -85,7 +92,8 @@ def _http_status(parts: SplitResult) -> str:
     kind = http.client.HTTPSConnection if parts.scheme.lower() == "https" else http.client.HTTPConnection
     line = kind(parts.hostname or "", parts.port, timeout=_HTTP_SECONDS)
     try:
-        line.request("GET", (parts.path or "/") + (f"?{parts.query}" if parts.query else ""))
+        asked = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        line.request("GET", quote(asked, safe=string.punctuation))
         answer = line.getresponse()
     except (OSError, http.client.HTTPException):
         return ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -103,6 +104,7 @@ class Seeing:
         self._due = 0.0
         self._repeats = Repeats()
         self._forgotten = 0
+        self._referring = threading.Lock()  # held while the reference, or the count of what was forgotten, changes
         self._times: deque[float] = deque(maxlen=max(2, math.ceil(fps * _RATE_SECONDS)))
         self.encoded = self.still = 0
 
@@ -135,8 +137,9 @@ class Seeing:
 
     def forget(self) -> None:
         """The next picture is encoded whatever it looks like."""
-        self._forgotten += 1
-        self._repeats.forget()
+        with self._referring:
+            self._forgotten += 1
+            self._repeats.forget()
 
     def _see(self, frame: Frame) -> float:
         """Returns: seconds until the next."""
@@ -151,8 +154,9 @@ class Seeing:
         self._pace.took(time.perf_counter() - started)
         self.encoded += 1
         feature = FrameFeature(number, frame.time, features)
-        if forgotten == self._forgotten:
-            self._repeats.encoded(frame.pixels, feature)
+        with self._referring:
+            if forgotten == self._forgotten:
+                self._repeats.encoded(frame.pixels, feature)
         self._keep(feature)
         return self._pace.interval
 
@@ -194,7 +198,7 @@ class Hearing:
     def wait(self) -> float:
         """Seconds until it is worth looking again."""
         heard = self._microphone.heard()
-        return 0.0 if heard is not None and self._start(*heard) is not None else _POLL_SECONDS
+        return 0.0 if heard is not None and self._start(*heard)[0] is not None else _POLL_SECONDS
 
     def step(self) -> None:
         """Encode the next stretch, if it was heard.
@@ -203,7 +207,9 @@ class Hearing:
             BackendError: it cannot be encoded.
         """
         heard = self._microphone.heard()
-        start = None if heard is None else self._start(*heard)
+        if heard is None:
+            return
+        start, late = self._start(*heard)
         clip = None if start is None else self._microphone.clip(start, self._seconds, _WAIT_SECONDS)
         if start is None or clip is None:
             return
@@ -213,15 +219,15 @@ class Hearing:
         self._keep(ClipFeature(clip.start, clip.end, features))
         self.encoded += 1
         hops = math.ceil(round(self._pace.interval / self._hop, 6))
-        self.left_out += hops - 1
+        self.left_out += late + hops - 1
         self._next = start + hops * self._hop
 
-    def _start(self, first: float, last: float) -> float | None:
-        """Where the next stretch begins, given what was heard without a gap; None: it is not over yet."""
-        if self._next < first - _TICK:  # after a gap
-            self._next = first
-        behind = int((last - self._seconds - self._next) / self._hop)
-        if behind > 1:
-            self.left_out += behind - 1
-            self._next += (behind - 1) * self._hop
-        return self._next if self._next + self._seconds <= last + _TICK else None
+    def _start(self, first: float, last: float) -> tuple[float | None, int]:
+        """Where the next stretch begins, given what was heard without a gap; None: it is not over yet.
+
+        And how many are left out before it, because they came while another one was encoded.
+        """
+        start = first if self._next < first - _TICK else self._next  # the former after a gap
+        late = max(0, int((last - self._seconds - start) / self._hop) - 1)
+        start += late * self._hop
+        return (start if start + self._seconds <= last + _TICK else None), late

@@ -114,7 +114,7 @@ def list_devices() -> list[SoundDevice]:
     """The inputs that there are now.
 
     Raises:
-        DeviceError: PortAudio is missing.
+        DeviceError: PortAudio is missing, or cannot list them.
     """
     with _portaudio:
         return _listed(_started())
@@ -167,7 +167,11 @@ def _close(stream: Any) -> None:
 
 
 def _listed(library: Any) -> list[SoundDevice]:
-    hosts = [host["name"] for host in library.query_hostapis()]
+    try:
+        hosts = [host["name"] for host in library.query_hostapis()]
+        devices = library.query_devices()
+    except library.PortAudioError as error:
+        raise DeviceError(f"PortAudio cannot list the microphones ({error}); restart the sound server") from error
     default = library.default.device[0]
     return [
         SoundDevice(
@@ -178,7 +182,7 @@ def _listed(library: Any) -> list[SoundDevice]:
             round(device["default_samplerate"]),
             device["index"] == default,
         )
-        for device in library.query_devices()
+        for device in devices
         if device["max_input_channels"] > 0
     ]
 
@@ -200,16 +204,24 @@ def _opened(
             sound = SoundStream(rate, channels, clock)
             try:
                 with _asking_for(source.pulse):
-                    stream = library.RawInputStream(
-                        rate, 0, device.index, channels, "float32", _LATENCY,
-                        callback=sound.heard, finished_callback=sound.end,
-                    )  # fmt: skip
-                    stream.start()
-                return stream, sound
+                    return _begun(library, device, channels, sound), sound
             except library.PortAudioError as error:
                 failed = error
     assert failed is not None
     raise DeviceError(f"{source.name}: {_reason(failed, sample_rate, device.sample_rate)}") from failed
+
+
+def _begun(library: Any, device: SoundDevice, channels: int, sound: SoundStream) -> Any:
+    stream = library.RawInputStream(
+        sound.rate, 0, device.index, channels, "float32", _LATENCY,
+        callback=sound.heard, finished_callback=sound.end,
+    )  # fmt: skip
+    try:
+        stream.start()
+    except library.PortAudioError:
+        stream.close(ignore_errors=True)  # else the device is busy when another rate is tried
+        raise
+    return stream
 
 
 def _reason(error: Exception, wanted: int, own: int) -> str:

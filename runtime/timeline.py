@@ -274,7 +274,10 @@ class Timeline:
             if there is not None and there.version == version:
                 return there
             frames = list(self._frames.items.values())
-        self._sorted = there = _Sorted(frames, version)
+        there = _Sorted(frames, version)
+        with self._lock:
+            if self._version == version:  # else it would hold on to what was given up meanwhile
+                self._sorted = there
         return there
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import cv2
 
 _OPEN_SECONDS, _READ_SECONDS = 5.0, 3.0  # a stream that is silent for so long is lost
+_ALLOW_SECONDS, _AGAIN_SECONDS = 30.0, 1.0  # in which a person may allow it, and after which it is tried again
 _LISTS = (".m3u8", ".mpd")  # come a whole segment at a time
 _FREE_IT = {
     "linux": "close the program that uses it",
@@ -97,6 +98,25 @@ class Film:
         return DeviceError(f"{source.name}: sends no picture; plug it in again, or {_free_it()}")
 
 
+def await_permission(source: VideoSource, note: Callable[[str], None]) -> None:
+    """On macOS, return when a camera can be opened, or it was waited for in vain; to be called from the main thread.
+
+    The first opening fails there whatever the answer, for the system only asks a person then, and OpenCV can wait for
+    the answer on the main thread only.
+
+    Raises:
+        DeviceError: OpenCV cannot be loaded.
+    """
+    if sys.platform != "darwin" or not isinstance(source.address, int):
+        return
+    until, said = time.monotonic() + _ALLOW_SECONDS, False
+    while not opens(source) and time.monotonic() < until:
+        if not said:
+            note(f"{source.name}: cannot be opened yet; where macOS asks whether this program may use it, allow it")
+        said = True
+        time.sleep(_AGAIN_SECONDS)
+
+
 @contextmanager
 def open_video(source: VideoSource, wanted: Callable[[], bool]) -> Iterator[Film]:
     """An open source; it is closed on leaving.
@@ -119,8 +139,21 @@ def open_video(source: VideoSource, wanted: Callable[[], bool]) -> Iterator[Film
         capture.release()
 
 
+def opens(source: VideoSource) -> bool:
+    """Whether a camera can be opened; it is closed again.
+
+    Raises:
+        DeviceError: OpenCV cannot be loaded.
+    """
+    capture = _opened(source)
+    try:
+        return capture.isOpened()
+    finally:
+        capture.release()
+
+
 def _opened(source: VideoSource) -> cv2.VideoCapture:
-    _silence()
+    _prepare()
     try:
         import cv2
     except ImportError as error:
@@ -137,17 +170,21 @@ def _opened(source: VideoSource) -> cv2.VideoCapture:
     return cv2.VideoCapture(str(source.address), cv2.CAP_FFMPEG, options)
 
 
-def _silence() -> None:
-    """Before OpenCV is loaded: its log and FFmpeg's go to stderr, and what is wrong is said by us."""
+def _prepare() -> None:
+    """Before OpenCV is loaded: its log and FFmpeg's go to stderr, and what is wrong is said by us.
+
+    On Windows a camera takes up to 20 s to open where its pictures may be converted by the GPU.
+    """
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    os.environ.setdefault("OPENCV_VIDEOIO_MSMF_ENABLE_HW_TRANSFORMS", "0")
     os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", str(int(_READ_SECONDS)))
 
 
 def _check_node(name: str, path: str) -> None:
     """What is wrong with a /dev/videoN, as far as it can be seen without OpenCV."""
     try:
-        os.close(os.open(path, os.O_RDWR | os.O_NONBLOCK))
+        os.close(os.open(path, os.O_RDWR | getattr(os, "O_NONBLOCK", 0)))  # Windows does not know the latter
     except FileNotFoundError as error:
         raise DeviceError(f"{name}: there is no {path}; `vllama devices` lists the cameras") from error
     except PermissionError as error:

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 # Windows' own voice has no program. The text comes as bytes through stdin, whatever code page the console is set to.
+# The last line of PowerShell's own report of an error says nothing to a person.
 _POWERSHELL = (
-    "$in = New-Object IO.StreamReader([Console]::OpenStandardInput(), [Text.Encoding]::UTF8); "
+    "try { $in = New-Object IO.StreamReader([Console]::OpenStandardInput(), [Text.Encoding]::UTF8); "
     "Add-Type -AssemblyName System.Speech; "
-    "(New-Object Speech.Synthesis.SpeechSynthesizer).Speak($in.ReadToEnd())"
+    "(New-Object Speech.Synthesis.SpeechSynthesizer).Speak($in.ReadToEnd()) } "
+    "catch { [Console]::Error.WriteLine('error: ' + $_.Exception.Message); exit 1 }"
 )
 _MISSING = {
     "linux": "install one: sudo apt-get install espeak-ng   (or: sudo dnf install espeak-ng)",

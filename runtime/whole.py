@@ -17,7 +17,8 @@ from .errors import DecodeError
 _UNKNOWN_RIFF_BYTES = 0x7FFF0000  # and more is what programs write that do not know the length of a sound yet
 _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 _BOXES = (b"ftyp", b"moov", b"mdat", b"moof", b"free", b"wide", b"skip", b"sidx", b"styp")
-_TIMED = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")  # containers that say how long each stream lasts
+MP4, _MATROSKA = "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"  # as FFmpeg calls them
+_TIMED = (MP4, _MATROSKA)  # containers that say how long each stream lasts
 _CUT_SECONDS = 0.25
 
 
@@ -53,7 +54,7 @@ def check_seconds(path: Path, container: InputContainer, ends: dict[int, float])
     if container.format.name not in _TIMED:
         return
     for stream in container.streams:
-        stated = _stated_end(stream)
+        stated = _tagged_end(stream) if container.format.name == _MATROSKA else _stated_end(stream)
         if stream.index in ends and stated is not None and ends[stream.index] < stated - _CUT_SECONDS:
             raise DecodeError(
                 f"{path}: its {stream.type} lasts until {stated:.1f} s and ends after {ends[stream.index]:.1f} s; "
@@ -109,9 +110,14 @@ def _last_box_end(file: BinaryIO, there: int) -> int:
 
 def _stated_end(stream: Stream) -> float | None:
     """Seconds on the file's clock."""
-    if stream.duration is not None and stream.time_base is not None:
-        return float((stream.duration + (stream.start_time or 0)) * stream.time_base)
-    tag = stream.metadata.get("DURATION", "").split(":")  # Matroska, counted from the start of the file
+    if stream.duration is None or stream.time_base is None:
+        return None
+    return float((stream.duration + (stream.start_time or 0)) * stream.time_base)
+
+
+def _tagged_end(stream: Stream) -> float | None:
+    """Of a Matroska file, likewise. What FFmpeg calls a stream's duration there may be a guess: that of the file."""
+    tag = stream.metadata.get("DURATION", "").split(":")  # counted from the start of the file
     try:
         return int(tag[0]) * 3600 + int(tag[1]) * 60 + float(tag[2]) if len(tag) == 3 else None
     except ValueError:

@@ -11,6 +11,10 @@ from pathlib import Path
 import pytest
 
 from tests.live.pulse import Pulse, missing
+from vllama.cli import devices as module
+from vllama.runtime import DeviceError
+from vllama.runtime.cameras import CameraName
+from vllama.runtime.microphones import MicrophoneName
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -44,3 +48,18 @@ def test_neither_the_runtime_nor_help_loads_opencv_or_portaudio() -> None:
     code = "import sys, vllama.runtime, vllama.cli.app; print({'cv2', 'sounddevice'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_what_cannot_be_listed_does_not_hide_the_rest(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken() -> list[CameraName]:
+        raise DeviceError("OpenCV cannot be loaded (damaged); install opencv-python again")
+
+    monkeypatch.setattr(module, "list_cameras", broken)
+    monkeypatch.setattr(module, "list_microphones", lambda: [MicrophoneName(0, "mic", "ALSA, 48000 Hz")])
+    module.devices()
+    assert capsys.readouterr().out == (
+        "cameras (--webcam): none: OpenCV cannot be loaded (damaged); install opencv-python again\n"
+        "microphones (--mic):\n   0  mic  ALSA, 48000 Hz\n"
+    )

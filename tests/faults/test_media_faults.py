@@ -136,7 +136,7 @@ def test_sound_that_changes_its_form_is_refused(ask: Ask, tmp_path: Path) -> Non
 
 def test_ten_milliseconds_of_sound_are_refused_and_three_tenths_are_heard(ask: Ask, tmp_path: Path) -> None:
     click = film(tmp_path / "click.wav", 0, 0.01, audio="pcm_s16le")
-    refused(ask(click), "10 ms of sound are less than one analysis window of 25 ms; use a longer clip")
+    refused(ask(click), "click.wav: 10 ms of sound are less than one analysis window of 25 ms; use a longer")
     line = answered(ask(film(tmp_path / "short.wav", 0, 0.3, audio="pcm_s16le")))
     assert line.startswith("saw nothing: a sound file; heard 0.0-0.3")
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from vllama.cli import command
 from vllama.cli.command import Command
 from vllama.runtime import SpecError
 
@@ -67,3 +69,19 @@ def test_without_a_command_nothing_happens() -> None:
 def test_an_empty_command_is_refused(text: str) -> None:
     with pytest.raises(SpecError, match="is empty"):
         Command(text, lambda note: None)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="nothing can be ignored there")
+def test_one_that_does_not_end_when_told_to_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "_LEAVE_SECONDS", 0.0)
+    monkeypatch.setattr(command, "_END_SECONDS", 0.1)
+    ready = tmp_path / "ready"
+    ignore = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+    run = Command(python(f"{ignore}open({str(ready)!r}, 'w'); time.sleep(20)"), lambda text: None)
+    run.start({})
+    (process,) = run._running
+    until(ready.exists)
+    begun = time.monotonic()
+    run.close()
+    assert time.monotonic() - begun < 10.0
+    assert process.returncode == -signal.SIGKILL

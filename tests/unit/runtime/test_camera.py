@@ -18,11 +18,13 @@ import pytest
 
 from tests.live.mjpeg import MjpegServer
 from tests.live.rtsp import RtspServer
+from vllama.runtime import camera as module
 from vllama.runtime.camera import Camera, _Backlog
 from vllama.runtime.clock import Clock
 from vllama.runtime.errors import DeviceError
 from vllama.runtime.media import Stretcher, probe, read_frames
 from vllama.runtime.types import Frame
+from vllama.runtime.video_source import VideoSource
 
 SIZE = 64
 PATIENCE = 20.0
@@ -94,6 +96,20 @@ def shown(pixels: np.ndarray) -> int:
     """Which picture of the clip it is, by where its bar is: 3 of 128 columns further each time, 38 places."""
     bar = np.flatnonzero((pixels[..., 0].astype(int) - pixels[..., 2]).mean(0) > 60)
     return round(float(bar[0]) * 128 / pixels.shape[1] / 3)
+
+
+def test_whoever_opens_a_camera_asks_for_the_permission_before_its_thread_opens_it(
+    clip: Path, open_camera: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, bool]] = []
+
+    def await_permission(source: VideoSource, note: Callable[[str], None]) -> None:
+        asked.append((source.name, threading.current_thread() is threading.main_thread()))
+        assert source.name not in [thread.name for thread in threading.enumerate()]
+
+    monkeypatch.setattr(module, "await_permission", await_permission)
+    open_camera(clip)
+    assert asked == [(str(clip), True)]
 
 
 def test_pictures_of_a_stream_come_as_they_are_sent(server: MjpegServer, open_camera: Open) -> None:

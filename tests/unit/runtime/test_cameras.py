@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from vllama.runtime import cameras
 from vllama.runtime.cameras import CameraName, find_video, list_cameras, why_no_camera
 from vllama.runtime.errors import DeviceError
 from vllama.runtime.video_source import VideoSource
@@ -71,6 +72,7 @@ def test_a_source_is_a_file_by_its_path(clip: Path, listed: Path, monkeypatch: p
     [
         ("Twin", "Twin: 2 cameras are called so; use /dev/video10 or /dev/video12"),
         ("ftp://host/a", "ftp://host/a: ftp:// is no kind of stream that is known; use rtsp:// or http://"),
+        ("rtsp://me:secret@[fe80::1/x", "rtsp://[fe80::1/x: invalid ipv6 url; correct the address"),
         ("Webcam", "Webcam: no such camera or file; `vllama devices` lists the cameras"),
         ("", ": no such camera or file; `vllama devices` lists the cameras"),
     ],
@@ -79,6 +81,43 @@ def test_what_means_nothing_is_one_line(text: str, said: str, listed: Path) -> N
     with pytest.raises(DeviceError) as raised:
         find_video(text, listed)
     assert str(raised.value) == said
+
+
+@pytest.mark.parametrize("system", ["darwin", "win32"])
+def test_where_no_names_are_known_no_camera_is_opened_to_find_one(
+    system: str, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "platform", system)
+    monkeypatch.setattr(cameras, "opens", lambda source: pytest.fail(f"{source} was opened"))
+    assert find_video(str(clip)) == VideoSource(str(clip), "file", str(clip))
+    assert find_video("Camera 3") == VideoSource("camera 3", "device", 3)
+    with pytest.raises(DeviceError, match=r"^FaceTime: no such camera or file"):
+        find_video("FaceTime")
+
+
+@pytest.mark.parametrize(("system", "tried"), [("darwin", [0, 1]), ("win32", [0, 1, 2, 3, 4])])
+def test_where_no_names_are_known_the_numbers_that_open_are_listed(
+    system: str, tried: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+
+    def opens(source: VideoSource) -> bool:
+        asked.append(source.address)
+        return source.address in (0, 2)
+
+    monkeypatch.setattr(sys, "platform", system)
+    monkeypatch.setattr(cameras, "opens", opens)
+    there = [0] if system == "darwin" else [0, 2]
+    assert list_cameras() == [CameraName(number, f"camera {number}", "") for number in there]
+    assert asked == tried
+
+
+def test_a_file_comes_before_a_camera_of_the_same_name(
+    clip: Path, listed: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "Old Camera").symlink_to(clip)
+    monkeypatch.chdir(tmp_path)
+    assert find_video("Old Camera", listed).kind == "file"
 
 
 def test_a_password_is_shown_nowhere(listed: Path) -> None:

@@ -145,3 +145,27 @@ def test_a_closed_source_is_not_on() -> None:
     tap = Tap("run")
     tap.close()
     assert (tap.status.state, tap.status.detail) == ("lost", "closed")
+
+
+def test_no_wait_for_what_is_being_opened_is_without_a_limit() -> None:
+    """Ctrl-C would not end it on Windows."""
+    waits: list[float | None] = []
+
+    class News(threading.Condition):
+        def wait(self, timeout: float | None = None) -> bool:
+            if threading.current_thread() is threading.main_thread():
+                waits.append(timeout)
+            return super().wait(timeout)
+
+    class Slow(Tap):
+        def _begin(self) -> None:
+            self._news = News()
+            super()._begin()
+
+        def _follow(self) -> None:
+            time.sleep(0.05)
+            super()._follow()
+
+    Slow("run").close()
+    assert waits
+    assert None not in waits

@@ -17,6 +17,14 @@ def test_it_counts_seconds_from_when_it_was_made() -> None:
     assert second - first >= 0.05
 
 
+def test_a_monotonic_clock_that_stands_still_for_a_while_does_not_stop_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "monotonic", lambda: 1000.0)  # as Windows' does for 16 ms
+    clock = Clock()
+    begun = clock.now()
+    time.sleep(0.005)
+    assert clock.now() - begun >= 0.004
+
+
 def test_wall_time_and_seconds_are_each_others_inverse() -> None:
     clock = Clock()
     for seconds in (-5.0, 0.0, 12.25, 36000.0):

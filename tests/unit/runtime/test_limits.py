@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 
+from vllama.runtime import limits
 from vllama.runtime.backend import open_backend
 from vllama.runtime.limits import best_seconds, processor_name, product_graph
 
@@ -34,4 +36,13 @@ def test_first_call_does_not_count_and_one_more_is_always_made() -> None:
 
 
 def test_processor_has_a_name() -> None:
+    assert processor_name()
+
+
+def test_macos_tells_the_name_of_its_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = {"machdep.cpu.brand_string": "Apple M2"}
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(limits, "read_sysctl", lambda name: said.get(name, ""))
+    assert processor_name() == "Apple M2"
+    said.clear()
     assert processor_name()

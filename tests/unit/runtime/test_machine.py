@@ -16,6 +16,7 @@ from vllama.runtime.machine import (
     nvidia_memory,
     physical_cores,
     read_memory,
+    read_sysctl,
 )
 
 # The calls of NVML that are used, with two GPUs; the second cannot be asked.
@@ -116,3 +117,16 @@ def test_a_library_that_is_no_driver_is_none() -> None:
 
     library = next((Path(llama_cpp.__file__).parent / "lib").glob("*ggml-base*"))
     assert nvidia_memory(str(library)) == ()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a program is a script with a first line")
+def test_of_apples_processors_the_fast_cores_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "sysctl"
+    program.write_text('#!/bin/sh\n[ "$1 $2" = "-n hw.perflevel0.physicalcpu" ] && echo 6\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert (read_sysctl("hw.perflevel0.physicalcpu"), read_sysctl("hw.other")) == ("6", "")
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert physical_cores() == 6
+    program.unlink()
+    assert read_sysctl("hw.perflevel0.physicalcpu") == ""

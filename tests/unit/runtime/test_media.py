@@ -197,6 +197,12 @@ def test_pictures_at_a_variable_rate_have_their_own_times(name: str, tmp_path: P
     assert numbers(info) == list(range(7))
 
 
+@pytest.mark.parametrize("name", ["slides.mp4", "slides.mkv"])
+def test_the_last_picture_lasts_as_long_as_its_packet_says(name: str, tmp_path: Path) -> None:
+    info = probe(write(tmp_path / name, 3, ticks=[0, 4000, 8000], options=_H264))
+    assert info.duration == pytest.approx(8.1, abs=5e-3)
+
+
 _ONE, _PHONE = 1 << 16, (64, 96)  # width, height, as they are stored
 
 
@@ -448,6 +454,33 @@ def test_a_cut_file_says_so(name: str, share: float, tmp_path: Path) -> None:
     path.write_bytes(content[: int(len(content) * share)])
     with pytest.raises(DecodeError, match=name):
         heard(probe(path))
+
+
+def _slides(path: Path, ticks: list[int], codec: str) -> Path:
+    """Pictures at those milliseconds, and twelve seconds of sound beside them."""
+    return write(path, len(ticks), tone(12, 16000, 1), ticks=ticks, codec=codec, rate=16000, layout="mono")
+
+
+@pytest.mark.parametrize(
+    ("ticks", "codec"), [([0], "libx264"), ([0, 1000, 2000], "libx264"), ([0, 4000, 8000], "mpeg4")]
+)
+def test_a_matroska_file_whose_pictures_end_before_its_sound_is_whole(
+    ticks: list[int], codec: str, tmp_path: Path
+) -> None:
+    info = probe(_slides(tmp_path / "slides.mkv", ticks, codec))
+    np.testing.assert_allclose(info.frame_times, np.array(ticks) / 1000, atol=2e-3)
+    assert info.duration == pytest.approx(12.0, abs=0.1)
+
+
+def test_a_matroska_file_that_was_cut_says_so_where_only_its_tags_tell(tmp_path: Path) -> None:
+    path = _slides(tmp_path / "slides.mkv", [100 * number for number in range(100)], "mpeg4")
+    patched(path, b"\x18\x53\x80\x67", 4, b"\x01" + 7 * b"\xff")  # as a recorder writes that does not know its size
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(
+        DecodeError, match=r"slides.mkv: its \w+ lasts until [\d.]+ s and ends after [\d.]+ s; it was cut"
+    ):
+        probe(path)
 
 
 def test_what_is_no_readable_file_is_refused(tmp_path: Path) -> None:

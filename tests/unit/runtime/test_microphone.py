@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests.live.pulse import RATE, Pulse, click, missing, read_wav
+from vllama.runtime import microphone as module
 from vllama.runtime.clock import Clock
 from vllama.runtime.errors import DeviceError
 from vllama.runtime.microphone import Microphone, _Ear
@@ -39,8 +41,10 @@ def open_microphone(pulse: Pulse, clock: Clock) -> Iterator[Open]:
     """Open microphones that are closed at the end, and leave no thread."""
     opened: list[Microphone] = []
 
-    def opener(device: str = "pulse", sample_rate: int = RATE, **options: float) -> Microphone:
-        opened.append(Microphone(device, sample_rate, clock, lambda note: None, **options))
+    def opener(
+        device: str = "pulse", sample_rate: int = RATE, note: Callable[[str], None] = lambda text: None
+    ) -> Microphone:
+        opened.append(Microphone(device, sample_rate, clock, note))
         return opened[-1]
 
     yield opener
@@ -93,8 +97,9 @@ def test_a_clip_is_waited_for_until_it_was_heard_and_not_longer_than_asked(open_
     assert start + 0.5 <= clock.now() < start + PATIENCE / 2
 
 
-def test_no_more_than_keep_seconds_is_kept(open_microphone: Open) -> None:
-    microphone = open_microphone(keep_seconds=1.0)
+def test_no_more_than_the_newest_seconds_are_kept(open_microphone: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_KEPT_SECONDS", 1.0)
+    microphone = open_microphone()
     time.sleep(1.6)
     heard = microphone.heard()
     assert heard is not None
@@ -165,10 +170,36 @@ def test_what_cannot_be_opened_is_one_line(pulse: Pulse, clock: Clock, device: s
 
 def test_a_rate_that_the_device_refuses_is_made_from_its_own(open_microphone: Open, clock: Clock) -> None:
     refused = 1_000_000
-    microphone = open_microphone(sample_rate=refused, keep_seconds=2.0)
+    microphone = open_microphone(sample_rate=refused)
     clip = microphone.clip(clock.now(), 0.3, PATIENCE)
     assert clip is not None, microphone.status
     assert (clip.sample_rate, clip.data.shape) == (refused, (1, 300_000))
+
+
+@pytest.mark.parametrize(("device", "said"), [("default", 1), ("loopback", 0)])
+def test_only_zeros_are_said_once_where_they_mean_that_it_is_not_allowed(
+    open_microphone: Open, monkeypatch: pytest.MonkeyPatch, device: str, said: int
+) -> None:
+    monkeypatch.setattr(module, "_DENIED_IS_SILENT", (sys.platform,))
+    monkeypatch.setattr(module, "_ZERO_SECONDS", 0.1)
+    notes: list[str] = []
+    microphone = open_microphone(device, note=notes.append)
+    time.sleep(0.5)
+    microphone.close()
+    wanted = f"{device}: gives only silence; allow the microphone in the system's privacy settings, or turn it on"
+    assert notes == [wanted] * said
+
+
+def test_a_microphone_that_was_heard_may_be_silent_later(
+    pulse: Pulse, open_microphone: Open, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_DENIED_IS_SILENT", (sys.platform,))
+    monkeypatch.setattr(module, "_ZERO_SECONDS", 0.7)
+    notes: list[str] = []
+    made = pulse.speaker().play(click(), time.monotonic() + 0.4) - offset(clock)
+    microphone = open_microphone(note=notes.append)
+    assert microphone.clip(made + 0.5, 0.8, PATIENCE) is not None
+    assert notes == []
 
 
 def blocks(sound: np.ndarray, rate: int, size: int) -> list[Block]:

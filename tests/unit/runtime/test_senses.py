@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from tests.live.played import FastClock, PlayedCamera, PlayedMicrophone
+from vllama.runtime import change
 from vllama.runtime.bundle import find_bundle, open_bundle
 from vllama.runtime.encoders import Encoders
 from vllama.runtime.senses import Hearing, Seeing
@@ -86,6 +89,29 @@ def test_a_picture_without_anything_new_has_the_features_of_the_one_before(
     assert kept[-1].features is not kept[0].features
 
 
+def test_what_is_forgotten_while_it_becomes_the_reference_is_forgotten(
+    encoders: Encoders, still_clip: Path, clock: FastClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[FrameFeature] = []
+    seeing = _seeing(PlayedCamera(still_clip, 56, clock), encoders, kept)
+    others: list[threading.Thread] = []
+
+    class Slow(change.Glance):
+        def __init__(self, pixels: NDArray[np.uint8]) -> None:
+            super().__init__(pixels)
+            if not others:
+                others.append(threading.Thread(target=seeing.forget))
+                others[0].start()
+                others[0].join(0.2)
+
+    monkeypatch.setattr(change, "Glance", Slow)
+    clock.advance(0.05)
+    seeing.step()
+    others[0].join()
+    _see(seeing, clock, 1.0)
+    assert seeing.encoded == 2
+
+
 def test_moving_pictures_are_encoded_each(encoders: Encoders, clip: Path, clock: FastClock) -> None:
     kept: list[FrameFeature] = []
     seeing = _seeing(PlayedCamera(clip, 56, clock), encoders, kept)
@@ -143,6 +169,19 @@ def test_sound_after_a_gap_begins_where_it_is_heard_again(
     assert [clip.start for clip in kept[:3]] == [0.0, 0.5, 1.0]
     assert kept[3].start == pytest.approx(resumed, abs=0.01)
     assert all(clip.end <= 3.5 or clip.start >= resumed - 0.01 for clip in kept)
+
+
+def test_to_ask_how_long_to_wait_changes_nothing(
+    encoders: Encoders, audio: AudioSpec, sound_file: Path, clock: FastClock
+) -> None:
+    kept: list[ClipFeature] = []
+    hearing = _hearing(PlayedMicrophone(sound_file, 16000, clock), encoders, audio, kept)
+    _hear(hearing, clock, 2.1)
+    clock.advance(20.0)
+    before = hearing.left_out
+    assert (hearing.wait, hearing.left_out) == (0.0, before)
+    hearing.step()
+    assert hearing.left_out > before + 10
 
 
 def test_where_encoding_falls_behind_the_newest_sound_is_taken(

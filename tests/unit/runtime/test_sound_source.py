@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from vllama.runtime.clock import Clock
-from vllama.runtime.sound_source import SoundStream
+from vllama.runtime.errors import DeviceError
+from vllama.runtime.sound_source import SoundDevice, SoundSource, SoundStream, _listed, _opened
 
 LATE = 2.0  # seconds within which a busy machine comes from one line to the next
 
@@ -53,3 +55,41 @@ def test_blocks_that_nobody_takes_do_not_pile_up_and_leave_a_hole_in_the_numbers
     assert len(blocks) == 400
     assert blocks[0].first == 600 * 400
     assert stream.read(0.0) == []
+
+
+class PortAudio:
+    """A library whose inputs start at 48000 Hz only, and are busy while one is open."""
+
+    class PortAudioError(Exception):
+        """As PortAudio's."""
+
+    def __init__(self) -> None:
+        self.open = 0
+
+    def RawInputStream(self, rate: int, *args: Any, **options: Any) -> Any:
+        if self.open:
+            raise self.PortAudioError("Error opening RawInputStream: Device unavailable", -9985)
+        self.open += 1
+        return SimpleNamespace(start=lambda: self._start(rate), close=self._close)
+
+    def query_hostapis(self) -> Any:
+        raise self.PortAudioError("Error querying host API: Host error")
+
+    def _start(self, rate: int) -> None:
+        if rate != 48000:
+            raise self.PortAudioError("Error starting stream: Invalid sample rate", -9997)
+
+    def _close(self, *, ignore_errors: bool) -> None:
+        self.open -= 1
+
+
+def test_an_input_that_does_not_start_is_closed_before_another_rate_is_tried() -> None:
+    library = PortAudio()
+    device = SoundDevice(0, "mic", "ALSA", 1, 48000, True)
+    _, sound = _opened(library, SoundSource("mic"), device, 16000, Clock())
+    assert (sound.rate, library.open) == (48000, 1)
+
+
+def test_devices_that_cannot_be_listed_are_one_line() -> None:
+    with pytest.raises(DeviceError, match=r"^PortAudio cannot list the microphones \(.*Host error\); restart"):
+        _listed(PortAudio())

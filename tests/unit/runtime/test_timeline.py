@@ -6,6 +6,7 @@ import weakref
 import numpy as np
 import pytest
 
+from vllama.runtime import timeline
 from vllama.runtime.errors import SpecError
 from vllama.runtime.timeline import Budget, ClipFeature, FrameFeature, Timeline, nearest
 from vllama.runtime.types import Span
@@ -237,6 +238,25 @@ def test_features_that_stand_at_many_times_take_their_room_once() -> None:
     assert timeline.bytes == still.nbytes + 4096
     timeline.forget(Span(0.0, 99.0))
     assert timeline.bytes == 0
+
+
+def test_what_is_forgotten_while_it_is_sorted_is_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    live = _live(None)
+    live.add_frame(FrameFeature(0, 0.0, np.zeros((2, 3), np.float16)))
+    features = live.frame(0)
+    assert features is not None
+    gone = weakref.ref(features.features)
+    del features
+
+    class Slow(timeline._Sorted):
+        def __init__(self, frames: list[FrameFeature], version: int) -> None:
+            live.forget(Span(0.0, 1.0))  # by another thread, which holds no lock longer than this
+            super().__init__(frames, version)
+
+    monkeypatch.setattr(timeline, "_Sorted", Slow)
+    live.frames_in()
+    assert gone() is None
+    assert live.frames_in() == []
 
 
 def test_what_is_given_up_is_not_held_by_an_earlier_question() -> None:

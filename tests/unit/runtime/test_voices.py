@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from vllama.runtime.voices import Voice, find_voice, why_no_voice
+from vllama.runtime.voices import _POWERSHELL, Voice, find_voice, why_no_voice
 
 
 def _install(folder: Path, *programs: str) -> None:
@@ -40,3 +40,13 @@ def test_the_voice_of_each_system_is_found(tmp_path: Path, monkeypatch: pytest.M
 def test_a_system_without_a_voice_says_what_to_install() -> None:
     assert "apt-get install espeak-ng" in why_no_voice("linux")
     assert "espeak-ng" in why_no_voice("freebsd")
+
+
+def test_what_fails_on_windows_is_its_own_last_line() -> None:
+    """The one that `Speaker` shows; PowerShell's own report ends with an identifier."""
+    script = _POWERSHELL.removeprefix("try { ")
+    assert script != _POWERSHELL
+    body, caught = script.split(" } catch { ")
+    assert body.endswith(".Speak($in.ReadToEnd())")
+    assert caught == "[Console]::Error.WriteLine('error: ' + $_.Exception.Message); exit 1 }"
+    assert '"' not in script  # Windows' command line would need it escaped
