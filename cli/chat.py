@@ -162,10 +162,9 @@ class ClipShell(Shell):
         self._engine.index(self._clip, fps=0.0, span=span, audio=asking.audio, timeline=self._timeline, note=self._note)
         try:
             deltas = self.chat.ask(question, span, long=asking.long, sampling=asking.sampling, seed=asking.seed)
-            if asking.as_json:
-                usage = print_json(question, deltas)
-            else:
-                usage = print_stream(deltas)
+            with closing(deltas):
+                usage = print_json(question, deltas) if asking.as_json else print_stream(deltas)
+            if not asking.as_json:
                 print(evidence_line(usage, self._timeline, self._engine.spec, audio=asking.audio), file=sys.stderr)
             self._last = usage
             if self._recorder:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Generator
 from contextlib import closing
 from pathlib import Path
 
@@ -158,7 +157,6 @@ class LiveShell(Shell):
         self._live.timeline.reach(asked)
         with self._terminal.quiet(), self._ahead.asking() as chat:
             deltas = chat.ask(question, span, long=asking.long, sampling=asking.sampling, seed=asking.seed)
-            assert isinstance(deltas, Generator)
             try:
                 with closing(deltas), self._spoken.aloud(chat, deltas) as said:
                     if asking.as_json:

@@ -76,7 +76,11 @@ class Shell(ABC):
 
     @abstractmethod
     def prepare(self) -> None:
-        """Do what can be done while the next question is typed; returns at once."""
+        """Do what can be done while the next question is typed; returns at once.
+
+        Raises:
+            VllamaError: it cannot be done, which the question will meet and say, too.
+        """
 
     def clear(self) -> None:
         """Forget what was said."""
@@ -88,7 +92,7 @@ class Shell(ABC):
 
     def run(self, lines: Iterator[str]) -> None:
         """Until the lines end or /exit; an error is a line, and the conversation goes on."""
-        self.prepare()
+        self._prepare()
         for line in lines:
             text = clean(line.strip())
             if text in _EXIT:
@@ -102,7 +106,15 @@ class Shell(ABC):
                 print(f"vllama: {' '.join(str(error).split())}", file=sys.stderr)
             except KeyboardInterrupt:
                 print("\nstopped", file=sys.stderr)
+            self._prepare()
+
+    def _prepare(self) -> None:
+        try:
             self.prepare()
+        except VllamaError:
+            return  # the question will meet the same and say so
+        except KeyboardInterrupt:
+            print("\nstopped", file=sys.stderr)
 
     def _command(self, text: str) -> None:
         name, _, rest = text.partition(" ")

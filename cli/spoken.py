@@ -128,9 +128,13 @@ class Spoken:
     @contextmanager
     def aloud(self, chat: Chat, deltas: Iterable[Delta]) -> Iterator[Iterator[Delta]]:
         """An answer, read aloud as it is made; who speaks meanwhile stops it."""
-        self._chat, self._interrupted = chat, self._goes_on()
+        self._interrupted = False
+        self._chat = chat
+        if self._interrupted or self._goes_on():  # the listener's thread may have set it since
+            self._interrupted = True
+            chat.cancel()
         try:
-            yield self._read(chat, deltas)
+            yield self._read(deltas)
         except BaseException:  # Ctrl-C above all
             self.hush()
             raise
@@ -156,11 +160,9 @@ class Spoken:
     ) -> None:
         self.close()
 
-    def _read(self, chat: Chat, deltas: Iterable[Delta]) -> Iterator[Delta]:
+    def _read(self, deltas: Iterable[Delta]) -> Iterator[Delta]:
         for delta in deltas:
-            if self._interrupted:
-                chat.cancel()  # once more: what begins to read a prompt does not know of the first time
-            elif self._speaker is not None:
+            if self._speaker is not None and not self._interrupted:
                 self._speaker.push(delta.text)
             yield delta
         if self._speaker is not None and not self._interrupted:

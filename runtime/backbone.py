@@ -124,13 +124,15 @@ class Backbone:
                 segments.append(start + llama.tokenize(piece))
         return segments
 
-    def prefill(self, segments: Sequence[list[int] | Embeds]) -> int:
+    def prefill(self, segments: Sequence[list[int] | Embeds], cancelled: threading.Event | None = None) -> int:
         """Read a prompt; what the KV cache already holds of it, from its start, is not decoded again.
 
         After `cancel` the prompt is left half read: `generate` then yields nothing, and the next prefill goes on.
 
         Args:
             segments: token ids in [0, n_vocab), and embeds (n, hidden_size), finite.
+            cancelled: of the answer that it is read for, which may need several prompts: who ends the answer sets it
+                and calls `cancel`; nothing is read any more. None: a `cancel` from before does not count.
 
         Returns:
             Positions that were decoded, at least the last one unless it was cancelled.
@@ -145,6 +147,8 @@ class Backbone:
         if not self._reads_of(keys):
             self._stop_ahead()
             self._cancel.clear()
+        if cancelled is not None and cancelled.is_set():  # asked after the flag is cleared: none comes in between
+            self._cancel.set()
         ahead, self._ahead = self._ahead, None
         return self._on_worker(lambda: self._prefill(runs, keys, after=ahead))
 

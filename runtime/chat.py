@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import secrets
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 from .answer import AnswerStream, answer_text
 from .backbone import Backbone
@@ -70,6 +71,7 @@ class Chat:
         self._view: View | None = None
         self._segments: Segments = []
         self._unbilled_ms = timeline.encode_ms
+        self._cancelled = threading.Event()  # the answer that was asked for last, or is being made
 
     @property
     def turns(self) -> tuple[Turn, ...]:
@@ -91,10 +93,10 @@ class Chat:
         long: Long | None = None,
         sampling: Sampling | None = None,
         seed: int | None = None,
-    ) -> Iterator[Delta]:
+    ) -> Generator[Delta, None, None]:
         """Answer a question, piece by piece; the last piece has the `Usage`.
 
-        Stopping to iterate stops the answer; what was said until then stays in the conversation.
+        `close` of what this returns stops the answer; what was said until then stays in the conversation.
 
         Args:
             question: what the user asks; never parsed for control tokens.
@@ -107,9 +109,12 @@ class Chat:
             seed: 0 to 2**32 - 2; drawn if None, and reported.
 
         Raises:
-            SpecError: the question is empty, the seed out of range, or the clip ends before the span begins.
+            SpecError: the question is empty, the seed out of range, the clip ends before the span begins, or `long` is
+                none of those or nothing for this model.
             ContextOverflowError: the question and the media do not fit n_ctx; nothing was decoded.
+            BackendError: a part failed.
         """
+        _check_long(long)
         if not question.strip():
             raise SpecError("the question is empty; write one")
         if seed is not None and not 0 <= seed < _SEEDS:
@@ -117,24 +122,27 @@ class Chat:
         if not self.timeline.live:
             check_span(span, self.timeline.duration)
         drawn = secrets.randbelow(_SEEDS) if seed is None else seed
-        return self._answer(question, span, long, sampling or self._spec.llm.sampling, drawn)
+        self._cancelled = threading.Event()
+        return self._answer(question, span, long, sampling or self._spec.llm.sampling, drawn, self._cancelled)
 
     def prepare(self, span: Span | None = None, *, long: Long | None = None, keep: bool = False) -> None:
         """Begin to read, in the background, all that the next question's prompt starts with; returns at once.
 
         Call it while the user types or is silent: only the words of the question are left to read then. A question
-        about another span costs nothing more than without this.
+        about another span costs nothing more than without this. What does not fit n_ctx is not read.
 
         Args:
             span, long: of the next question, probably; as in `ask`.
             keep: wait until it was read and keep it on disk, for the next process that asks about the same media.
 
         Raises:
+            SpecError: `long` is none of those in `ask`, or nothing for this model.
+            BackendError: a part failed, perhaps while it read what was prepared before.
             FileError: it cannot be kept.
         """
-        view = self._look(span, long)
+        _check_long(long)
         try:
-            opening = self._opening(view)
+            opening = self._opening(self._look(span, long))
             self._restore(opening)
             self._backbone.prefill_ahead(opening)
         except ContextOverflowError:
@@ -148,13 +156,24 @@ class Chat:
         self._said, self._first, self._summary, self._view = [], 0, None, None
 
     def cancel(self) -> None:
-        """Stop the running answer from another thread, also while the prompt is still being read."""
+        """Stop the running answer from another thread, also one whose prompt is being read, or was not begun.
+
+        Its last piece says "cancelled". The next question is answered as ever.
+        """
+        self._cancelled.set()
         self._backbone.cancel()
 
     def _answer(
-        self, question: str, span: Span | None, long: Long | None, sampling: Sampling, seed: int
-    ) -> Iterator[Delta]:
+        self,
+        question: str,
+        span: Span | None,
+        long: Long | None,
+        sampling: Sampling,
+        seed: int,
+        cancelled: threading.Event,
+    ) -> Generator[Delta, None, None]:
         asked = time.perf_counter()
+        self._cancelled = cancelled
         view = self._look(span, long)
         turn = Turn(question, view.media if view is not self._view else Media())
         encode_ms = self._unbilled_ms + _since(asked)
@@ -164,7 +183,7 @@ class Chat:
         segments = self._fitting(replace(turn, question=words), view, sampling.max_tokens)
         self._restore(self._opening(view))
         self._segments = segments
-        prefilled = self._backbone.prefill(segments)
+        prefilled = self._backbone.prefill(segments, cancelled)
         prefill_ms = _since(reading)
         self._view, self._unbilled_ms = view, 0.0
 
@@ -237,7 +256,7 @@ class Chat:
         for part in parts:
             turn = Turn(question, self._viewer.look(part.span, "frames").media)
             answer = self._short_answer(self._backbone.tokenize(build_prompt([turn], self._spec)), _PART_ANSWER)
-            if self._backbone.finish == "cancelled" and not answer:
+            if self._cancelled.is_set():
                 break
             answers.append((part, answer))
         return tuple(answers)
@@ -289,7 +308,7 @@ class Chat:
 
     def _short_answer(self, segments: Segments, sampling: Sampling) -> str:
         """An answer that nobody waits for word by word; "" if it was cancelled."""
-        self._backbone.prefill(segments)
+        self._backbone.prefill(segments, self._cancelled)
         stream, text = AnswerStream(self._spec.prompt.stop), ""
         for token in self._backbone.generate(sampling, 0):
             text += stream.push(self._backbone.piece(token))
@@ -320,6 +339,12 @@ class Chat:
             found = self._prefixes.find(self._backbone.keys(opening))
             if found is not None:
                 self._backbone.restore(found)
+
+
+def _check_long(long: Long | None) -> None:
+    ways = get_args(Long)
+    if long is not None and long not in ways:
+        raise SpecError(f"long is {long!r}; use one of {', '.join(ways)}")
 
 
 def _rows(segments: Segments) -> int:

@@ -15,12 +15,14 @@ from safetensors.numpy import save_file
 
 from .backbone import Key, KvPrefix
 from .errors import FileError
+from .files import replace_file
 
 _SCHEMA = "1"
+_MOST_BYTES = 2_000_000_000  # of all of them: 40 that a 7B read of a clip
 
 
 class PrefixStore:
-    """KV prefixes of one model file and its settings, a file each.
+    """KV prefixes of one model file and its settings, a file each; those of other models may stand beside them.
 
     llama.cpp cannot tell whose state it is given, so a file's name is a digest of the model, the settings and every
     position, and its bytes are verified before llama.cpp sees them.
@@ -50,10 +52,12 @@ class PrefixStore:
             with suppress(OSError):  # cut or foreign: worth no more than none, the prompt is read again
                 path.unlink(missing_ok=True)
             return None
+        with suppress(OSError):  # of a folder that is only read; it counts as older there
+            os.utime(path)
         return KvPrefix(tuple(keys), data)
 
     def keep(self, prefix: KvPrefix) -> Path:
-        """Write it, whole or not at all.
+        """Write it, whole or not at all; beyond 2 GB those that were not used for longest are removed.
 
         Raises:
             FileError: it cannot be written.
@@ -64,14 +68,29 @@ class PrefixStore:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             save_file({"state": prefix.data}, part, about)
-            os.replace(part, path)
+            replace_file(part, path)
         except (OSError, SafetensorError) as error:  # a full disk is the second
             why = " ".join((getattr(error, "strerror", None) or str(error)).split())
             raise FileError(f"{path}: cannot be written ({why}); free space, or set VLLAMA_CACHE") from error
         finally:
             with suppress(OSError):  # its verdict would hide the failure
                 part.unlink(missing_ok=True)
+        self._make_room(path)
         return path
+
+    def _make_room(self, newest: Path) -> None:
+        """Remove what was not used for longest, also of other models, and what was left half written; not `newest`."""
+        known = {}
+        for path in self._folder.glob("*.safetensors*"):
+            with suppress(OSError):  # another process removed it
+                known[path] = path.stat()
+        held = sum(status.st_size for status in known.values())
+        for path in sorted(known.keys() - {newest}, key=lambda path: known[path].st_mtime_ns):
+            if held <= _MOST_BYTES:
+                return
+            with suppress(OSError):  # Windows removes none that another process holds
+                path.unlink(missing_ok=True)
+                held -= known[path].st_size
 
     def _path(self, keys: Sequence[Key]) -> Path:
         named = [key if isinstance(key, int) else [key[0].hex(), key[1]] for key in keys]

@@ -126,12 +126,38 @@ def test_cancel_from_another_thread_ends_the_answer(engine: Engine, clip: Path) 
     assert last.usage.finish == "cancelled"
 
 
+@pytest.mark.parametrize("prepared", [False, True])
+def test_cancel_before_the_prompt_is_read_ends_the_answer_and_not_the_next(
+    engine: Engine, clip: Path, prepared: bool
+) -> None:
+    timeline = engine.index(clip)
+    whole = _read(engine.chat(timeline).ask("a", sampling=_short(engine)))[0]
+    chat = engine.chat(timeline)
+    chat.cancel()  # nothing is asked: it stops nothing
+    if prepared:
+        chat.prepare()
+    assert _read(chat.ask("a", sampling=_short(engine)))[0] == whole
+    chat.clear()
+    if prepared:
+        chat.prepare()
+    answer = chat.ask("a", sampling=_short(engine))
+    chat.cancel()
+    text, last = _read(answer)
+    assert last.usage is not None
+    assert (text, last.usage.finish, last.usage.answer_tokens) == ("", "cancelled", 0)
+    chat.clear()
+    assert _read(chat.ask("a", sampling=_short(engine)))[0] == whole
+
+
 def test_wrong_arguments_are_refused(engine: Engine, clip: Path) -> None:
     chat: Chat = engine.chat(engine.index(clip))
     with pytest.raises(SpecError, match="empty"):
         chat.ask("  ")
     with pytest.raises(SpecError, match="seed"):
         chat.ask("a", seed=-1)
+    for call in (lambda: chat.ask("a", long="memmory"), lambda: chat.prepare(long="memmory")):  # type: ignore[arg-type]
+        with pytest.raises(SpecError, match="long is 'memmory'; use one of frames, memory, segments, map"):
+            call()
     with pytest.raises(SpecError, match="1:02 is not in it"):
         chat.ask("a", Span(62.0, 100.0))
     with pytest.raises(ContextOverflowError):

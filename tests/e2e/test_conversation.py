@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from vllama.runtime import Chat, Engine, Sampling, Span, Timeline, Usage
+from vllama.runtime import Chat, ContextOverflowError, Engine, Sampling, Span, Timeline, Usage, prefixes
+from vllama.runtime.backbone import KvPrefix
 from vllama.runtime.bundle import cache_dir
 from vllama.runtime.encoders import Encoders
+from vllama.runtime.prefixes import PrefixStore
 from vllama.runtime.view import Long, Viewer
 
 QUESTIONS = ("What happens?", "And then what is there to see?", "What do you hear?")
@@ -166,6 +170,27 @@ def test_a_summary_takes_the_place_of_old_turns_where_that_was_asked_for(tiny_bu
         assert chat._summary is None
 
 
+def test_a_cancelled_summary_ends_the_answer_too(
+    tiny_bundle: Path, timeline: Timeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Engine.open(tiny_bundle, n_ctx=640) as small:
+        chat = small.chat(timeline, summarise=True)
+        summed_up = chat._short_answer
+
+        def cancelled(*arguments: Any) -> str:
+            chat.cancel()
+            return summed_up(*arguments)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(chat, "_short_answer", cancelled)
+            usage = ask(chat, small, "What? " * 20, tokens=4)
+            while usage.finish != "cancelled":
+                assert not usage.turns_left_out, "no summary was begun"
+                usage = ask(chat, small, "What? " * 20, tokens=4)
+        assert (usage.answer, usage.answer_tokens, chat._summary) == ("", 0, None)
+        assert ask(chat, small, "And then?").finish != "cancelled"
+
+
 def _first_prompt(engine: Engine, timeline: Timeline) -> list[int | str]:
     chat = engine.chat(timeline)
     ask(chat, engine, "What?")
@@ -202,6 +227,78 @@ def test_every_way_of_looking_at_a_long_clip_answers_and_tells_its_times(
     assert follow_up.long == long
     if long in ("memory", "segments"):
         assert follow_up.prefilled_tokens < usage.prompt_tokens  # the media are still in the KV cache
+
+
+def test_cancel_in_one_part_of_a_long_clip_ends_the_whole_answer(
+    engine: Engine, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chat, read = engine.chat(engine.index(clip, fps=8.0)), list[int]()
+    prefill = engine._backbone.prefill
+
+    def cancelled_in_the_second(*arguments: Any) -> int:
+        if len(read) == 1:
+            chat.cancel()
+        read.append(prefill(*arguments))
+        return read[-1]
+
+    monkeypatch.setattr(engine._backbone, "prefill", cancelled_in_the_second)
+    *_, last = chat.ask("What happens?", long="map", sampling=greedy(engine))
+    assert last.usage is not None
+    assert (last.usage.finish, last.usage.answer, len(last.usage.parts)) == ("cancelled", "", 1)
+    assert read[1:] == [0, 0]  # neither the second part nor the question itself
+    assert ask(chat, engine, "And then?").answer_tokens
+
+
+def test_what_does_not_fit_is_said_by_the_question_and_not_before(tiny_bundle: Path, clip: Path) -> None:
+    with Engine.open(tiny_bundle, n_ctx=200) as small:
+        chat = small.chat(small.index(clip, fps=8.0))
+        chat.prepare(long="segments")
+        with pytest.raises(ContextOverflowError, match="one segment needs"):
+            list(chat.ask("What?", long="segments"))
+        assert ask(chat, small, "What?", tokens=2).answer_tokens
+
+
+@pytest.fixture
+def three_kept(tmp_path: Path) -> tuple[PrefixStore, list[Path]]:
+    """Prefixes of 1000 bytes each, and half of one that was never finished; the older the first."""
+    store = PrefixStore(tmp_path / "kept", "a model")
+    paths = [store.keep(KvPrefix((1, number), np.zeros(1000, np.uint8))) for number in range(3)]
+    paths.append(tmp_path / "kept" / "0.safetensors.1.part")
+    paths[-1].write_bytes(bytes(500))
+    for age, path in enumerate(reversed(paths)):
+        os.utime(path, (1e9 - age, 1e9 - age))
+    return store, paths
+
+
+def test_of_kept_prefixes_those_that_were_not_used_for_longest_go(
+    three_kept: tuple[PrefixStore, list[Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, paths = three_kept
+    size = paths[0].stat().st_size
+    assert store.find((1, 0)) is not None  # used: it is the newest
+    monkeypatch.setattr(prefixes, "_MOST_BYTES", 2 * size)
+    kept = store.keep(KvPrefix((1, 9), np.zeros(1000, np.uint8)))
+    assert set(kept.parent.iterdir()) == {kept, paths[0]}
+    monkeypatch.setattr(prefixes, "_MOST_BYTES", 10)
+    large = store.keep(KvPrefix((1, 10), np.zeros(5000, np.uint8)))
+    assert list(kept.parent.iterdir()) == [large]  # beyond the bound by itself
+
+
+def test_a_kept_prefix_that_another_process_holds_stays(
+    three_kept: tuple[PrefixStore, list[Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, paths = three_kept
+    unlink = Path.unlink
+
+    def held(path: Path, missing_ok: bool = False) -> None:
+        if path == paths[0]:
+            raise PermissionError(13, "The process cannot access the file")
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", held)
+    monkeypatch.setattr(prefixes, "_MOST_BYTES", 10)
+    kept = store.keep(KvPrefix((1, 9), np.zeros(1000, np.uint8)))
+    assert set(kept.parent.iterdir()) == {kept, paths[0]}
 
 
 def test_a_question_costs_as_many_tokens_on_a_long_clip_as_on_a_short_one(

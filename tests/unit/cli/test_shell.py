@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 
 from vllama.cli.shell import Shell
-from vllama.runtime import Span
+from vllama.runtime import ContextOverflowError, Span
 from vllama.runtime.times import parse_span
 
 
@@ -84,6 +84,18 @@ def test_what_is_no_span_with_a_question_is_said_and_not_asked(
     assert shell.asked == []
     (words,) = capsys.readouterr().err.splitlines()
     assert said in words
+
+
+@pytest.mark.parametrize("failure", [ContextOverflowError("too long"), KeyboardInterrupt()])
+def test_what_fails_before_a_question_does_not_end_the_conversation(
+    shell: Noted, failure: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def prepare() -> None:
+        raise failure
+
+    monkeypatch.setattr(shell, "prepare", prepare)
+    shell.run(iter(["one\n", "two\n"]))
+    assert [question for _, question in shell.asked] == ["one", "two"]
 
 
 def test_what_is_no_text_is_asked_as_replacement_characters(shell: Noted) -> None:

@@ -89,11 +89,22 @@ def test_who_speaks_stops_the_answer(live: Live, chat: Chat, capsys: pytest.Capt
 
 def test_who_speaks_before_the_first_word_stops_the_answer_too(live: Live, chat: Chat) -> None:
     with open_spoken(live) as spoken, spoken.aloud(chat, chat.ask("What?", sampling=LONG, seed=1)) as said:
-        spoken._began()  # nothing is read yet: what begins to read forgets it
+        spoken._began()  # nothing is read yet
         *_, last = said
         assert last.usage is not None
         assert last.usage.finish == "cancelled"
-        assert last.usage.answer_tokens <= 2
+        assert last.usage.answer_tokens == 0
+
+
+def test_who_speaks_again_before_the_answer_begins_stops_it_too(
+    live: Live, chat: Chat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_spoken(live) as spoken:
+        monkeypatch.setattr(spoken, "_goes_on", lambda: True)
+        with spoken.aloud(chat, chat.ask("What?", sampling=LONG, seed=1)) as said:
+            *_, last = said
+    assert last.usage is not None
+    assert (last.usage.finish, last.usage.answer_tokens) == ("cancelled", 0)
 
 
 def test_an_answer_is_read_aloud_while_it_is_made(live: Live, chat: Chat, voice: Path) -> None:

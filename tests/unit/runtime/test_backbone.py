@@ -208,6 +208,22 @@ def test_cancel_also_ends_what_is_read_ahead_and_the_prompt_after_it(path: Path)
         assert len(list(backbone.generate(GREEDY, 0))) == GREEDY.max_tokens
 
 
+def test_a_cancelled_answer_reads_none_of_its_prompts_and_others_are_read(backbone: Backbone) -> None:
+    cancelled = threading.Event()
+    assert backbone.prefill([[1, 300]], cancelled) == 2
+    cancelled.set()
+    backbone.cancel()
+    for prompt in ([1, 300, 301], [1, 302]):
+        assert backbone.prefill([prompt], cancelled) == 0
+        assert list(backbone.generate(GREEDY, 0)) == []
+        assert backbone.finish == "cancelled"
+    backbone.prefill_ahead([[1, 303, 304]])
+    backbone.wait_ahead()
+    assert backbone.cached([[1, 303, 304, 305]]) == 3
+    assert backbone.prefill([[1, 303, 304, 305]], threading.Event()) == 1
+    assert len(list(backbone.generate(GREEDY, 0))) == GREEDY.max_tokens
+
+
 def batch_sizes(backbone: Backbone) -> list[int]:
     """Of everything that llama.cpp is given from now on."""
     sizes: list[int] = []

@@ -105,6 +105,8 @@ def test_a_time_without_anything_is_said_and_prepared_without_a_word(chat: LiveC
     chat.prepare()
     with pytest.raises(MediaError, match="nothing was seen or heard"):
         ask(chat)
+    with pytest.raises(MediaError, match="nothing was seen or heard"):
+        ask(chat, span=Span(800.0, 900.0))  # is still to come
     assert chat.turns == ()
     assert ask(chat, span=Span(590.0, 600.0)).answer
 
