@@ -3,14 +3,15 @@
     python3.11 .dev/run.py vllama ...
     python3.11 .dev/run.py test
 
-The first call makes `.venv` and installs there what the job needs, at the versions of constraints.txt; llama.cpp is
-compiled once, which takes about ten minutes. Later calls start at once.
+On Windows it is `py -3.11 .dev/run.py`. The first call makes `.venv` and installs there what the job needs, at the
+versions of constraints.txt; llama.cpp is compiled once, which takes about ten minutes. Later calls start at once.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -41,6 +42,7 @@ def main(arguments: list[str]) -> int:
     if not arguments or arguments[0] not in ("vllama", "test"):
         print(__doc__)
         return 2
+    need_system()
     program, *rest = arguments
     if program == "vllama":
         extras = ["cpu", *(["export"] if rest[:1] == ["export"] else []), *(["rtx"] if wants_tensorrt(rest) else [])]
@@ -73,6 +75,13 @@ def install(extras: str) -> None:
         done("sources", *files)
 
 
+def need_system() -> None:
+    """Say where there are no packages of what vllama is made of, before pip says it on a page."""
+    release, machine = platform.mac_ver()[0], platform.machine()
+    if sys.platform == "darwin" and (machine != "arm64" or int(release.partition(".")[0]) < 14):
+        sys.exit(f"PyAV and ONNX Runtime need macOS 14 or newer on Apple silicon; this is {release} on {machine}")
+
+
 def need_compiler() -> None:
     """Say what is missing before ten minutes of pip end in a page of CMake."""
     names = ("c++", "g++", "clang++", os.environ.get("CXX") or "c++")
@@ -83,16 +92,31 @@ def need_compiler() -> None:
 
 def pip(*arguments: str) -> None:
     command = [str(BIN / "python"), "-m", "pip", "--quiet", "--disable-pip-version-check", *arguments]
-    code = subprocess.run(command, stdout=sys.stderr).returncode
+    code = wait(subprocess.Popen(command, stdout=sys.stderr))
     if code:
-        sys.exit(f"pip failed ({code}); on a machine without a C++ compiler: {COMPILER.get(sys.platform, '')}")
+        paths = "; where a path was too long, set TEMP to a short folder, C:\\t" if os.name == "nt" else ""
+        sys.exit(f"pip failed ({code}); on a machine without a C++ compiler: {COMPILER.get(sys.platform, '')}{paths}")
 
 
 def run(program: str, *arguments: str) -> int:
-    try:
-        return subprocess.run([str(BIN / program), *arguments], cwd=ROOT if program != "vllama" else None).returncode
-    except KeyboardInterrupt:
-        return 130
+    """Do it; Ctrl-C is its own business, however long it takes over that."""
+    command = [str(BIN / program), *arguments]
+    if program != "vllama":
+        return wait(subprocess.Popen(command, cwd=ROOT))
+    if os.name == "nt":  # has no exec that a shell would wait for
+        return wait(subprocess.Popen(command))
+    sys.stdout.flush()
+    os.execv(command[0], command)
+
+
+def wait(process: subprocess.Popen[bytes]) -> int:
+    """Its exit code; Ctrl-C goes to it as well, and `subprocess.run` would kill it a quarter of a second later."""
+    while True:
+        try:
+            code = process.wait()
+        except KeyboardInterrupt:
+            continue
+        return code if code >= 0 else 128 - code  # as a shell has it
 
 
 def stale(what: str, *files: Path) -> bool:

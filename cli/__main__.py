@@ -19,7 +19,7 @@ def main() -> None:
 
 
 def _mend_streams() -> None:
-    """Each of the three is there, and none of them fails at a character.
+    """Each of the three is there, none of them fails at a character, and pipes are UTF-8.
 
     One that was closed (`<&-`) is None, and the next file that is opened would get its number, and what is printed.
     """
@@ -28,10 +28,17 @@ def _mend_streams() -> None:
             descriptor = os.open(os.devnull, os.O_RDWR)
             os.set_inheritable(descriptor, True)  # as those of a shell are
             setattr(sys, name, os.fdopen(descriptor, mode, encoding="utf-8"))
-    if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(errors="replace")
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be no text
+    for name, errors in (("stdin", "replace"), ("stdout", "backslashreplace"), ("stderr", "backslashreplace")):
+        stream = getattr(sys, name)
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding=_encoding(stream), errors=errors)  # names of files may be no text
+
+
+def _encoding(stream: io.TextIOWrapper) -> str | None:
+    """UTF-8 for pipes and files on Windows, where Python takes the old code page, which JSON may not be in."""
+    if sys.platform == "win32" and not stream.isatty() and not os.environ.get("PYTHONIOENCODING"):
+        return "utf-8"
+    return None
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from vllama.runtime.errors import (
     SpecError,
     VllamaError,
 )
+from vllama.runtime.files import is_disk_full
 
 # The first that fits an error; README.md documents them.
 _EXIT_CODES: tuple[tuple[type[VllamaError], int], ...] = (
@@ -36,7 +37,6 @@ _EXIT_CODES: tuple[tuple[type[VllamaError], int], ...] = (
 )
 
 _UsageError: type[Exception] = typer.BadParameter.mro()[1]  # which typer has under no public name
-_NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 _NO_OUTPUT = {errno.EIO, errno.EBADF, errno.EFBIG, errno.ECONNRESET}
 
 # Each is the function, or the app, of the file of that name.
@@ -97,7 +97,8 @@ def main() -> None:
     """Run the command; one line on stderr and an exit code for everything that vllama raises."""
     try:
         try:
-            code = app(prog_name="vllama", standalone_mode=False)
+            # Else on Windows each word, of questions too, would be a pattern of file names.
+            code = app(prog_name="vllama", standalone_mode=False, windows_expand_args=False)
         finally:
             sys.stdout.flush()  # what fails when Python ends is a traceback
     except VllamaError as error:
@@ -105,14 +106,20 @@ def main() -> None:
     except _UsageError as error:
         _fail(_usage(error), 2)
     except OSError as error:
-        if error.filename is not None or error.errno not in {errno.EPIPE, *_NO_SPACE, *_NO_OUTPUT}:
+        full, unread = is_disk_full(error), _is_unread(error)
+        if error.filename is not None or not (full or unread or error.errno in _NO_OUTPUT):
             raise
         _discard(sys.stdout)
-        if error.errno == errno.EPIPE:  # whoever read it has seen enough
+        if unread:
             sys.exit(1)
-        advice = "free some space" if error.errno in _NO_SPACE else "send it elsewhere"
-        _fail(f"the output cannot be written: {error.strerror}; {advice}", 7 if error.errno in _NO_SPACE else 1)
+        advice = "free some space" if full else "send it elsewhere"
+        _fail(f"the output cannot be written: {error.strerror}; {advice}", 7 if full else 1)
     sys.exit(code or 0)
+
+
+def _is_unread(error: OSError) -> bool:
+    """Whether who read the output has seen enough, which Windows calls an invalid argument."""
+    return error.errno == errno.EPIPE or (sys.platform == "win32" and error.errno == errno.EINVAL)
 
 
 def _fail(words: str, code: int) -> NoReturn:

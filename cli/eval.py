@@ -92,7 +92,8 @@ def _questions(name: str, clips: int) -> Iterator[list[KnownAnswer]]:
         raise BackendUnavailableError(
             f"--set mini draws its clips with torch ({error}); install `vllama[export]`"
         ) from error
-    with tempfile.TemporaryDirectory(prefix="vllama-eval-") as folder:
+    # Windows deletes no file that is mapped, as the cache is while an error passes here.
+    with tempfile.TemporaryDirectory(prefix="vllama-eval-", ignore_cleanup_errors=True) as folder:
         os.environ["VLLAMA_CACHE"] = folder  # nobody asks about these clips again
         with counting_bar("rendering") as step:
             rendered = write_set(Path(folder), clips, step)

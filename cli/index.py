@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import sys
 import time
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -108,7 +110,7 @@ def _clips(paths: list[Path]) -> tuple[list[Path], list[MediaError]]:
     """
     clips: list[Path] = []
     problems: list[MediaError] = []
-    for path in paths:
+    for path in chain.from_iterable(map(_matching, paths)):
         if not os.path.isdir(path):  # false also where it may not be looked at
             clips.append(path)
             continue
@@ -125,6 +127,14 @@ def _clips(paths: list[Path]) -> tuple[list[Path], list[MediaError]]:
         problems += unread
         clips += media
     return clips, problems
+
+
+def _matching(path: Path) -> list[Path]:
+    """What a pattern stands for, on Windows, whose shells leave that to programs; else the path as it is."""
+    pattern = str(path)
+    if sys.platform != "win32" or os.path.exists(path) or not {"*", "?"} & {*pattern}:
+        return [path]
+    return [Path(found) for found in sorted(glob.glob(pattern.replace("[", "[[]")))] or [path]
 
 
 def _files(folder: Path) -> tuple[list[Path], list[MediaError]]:

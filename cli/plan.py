@@ -16,6 +16,7 @@ from vllama.runtime.bundle import Bundle, find_bundle, read_bundle
 from vllama.runtime.llama_context import Kv, gpu_memory
 from vllama.runtime.llm_file import LlmFacts, read_llm_facts
 from vllama.runtime.machine import GpuMemory, Memory, nvidia_memory, physical_cores, read_memory
+from vllama.runtime.placement import suit_gpus
 from vllama.runtime.plan import (
     GraphNeed,
     Plan,
@@ -50,11 +51,17 @@ class _Asked:
 
 @dataclass(frozen=True)
 class _Gpus:
-    """The GPUs to plan for. usable: bytes of them that may be planned. llm: whether this llama.cpp can use them."""
+    """The GPUs to plan for.
+
+    usable: bytes of them that may be planned. llm: whether this llama.cpp can use them. encoders: whether they are
+    NVIDIA's, for the encoders run on no others. in_ram: their memory is the machine's.
+    """
 
     found: tuple[GpuMemory, ...]
     usable: int
     llm: bool
+    encoders: bool = True
+    in_ram: bool = False
 
 
 def plan(
@@ -68,7 +75,7 @@ def plan(
 ) -> None:
     """Show what a model needs in RAM, on a GPU and on disk, where each part goes, and whether it fits this machine.
 
-    Nothing of it is loaded. With a GPU, the encoders are there unless they are int8, and as many layers as fit beside.
+    Nothing of it is loaded. On an NVIDIA GPU are the encoders unless they are int8, on any as many layers as fit.
     """
     bundle = read_bundle(find_bundle(model))
     asked = _Asked(
@@ -91,17 +98,23 @@ def _gpus(named: str | None) -> _Gpus:
         size = options.file_size(named)
         wanted = (GpuMemory("--gpu-memory", size, size),) if size > 0 else ()
         return _Gpus(wanted, usable_bytes(wanted, started=False), llm=True)
-    if found := gpu_memory():
-        return _Gpus(found, usable_bytes(found, started=True), llm=True)
     listed = nvidia_memory()
+    if found := gpu_memory():
+        usable = usable_bytes(found, started=True)
+        return _Gpus(found, usable, llm=True, encoders=bool(listed), in_ram=sys.platform == "darwin")
     return _Gpus(listed, usable_bytes(listed, started=False), llm=False)
 
 
 def _on_gpu(asked: _Asked, gpus: _Gpus, llm: bool) -> Plan:
     return make_plan(
         asked.facts, asked.graphs, asked.n_ctx, asked.kv,
-        gpu_budget=gpus.usable, gpu_encoders=_gpu_encoders(asked.bundle), gpu_llm=llm,
+        gpu_budget=gpus.usable, gpu_llm=llm,
+        gpu_encoders=gpus.encoders and suit_gpus(asked.bundle),
     )  # fmt: skip
+
+
+def _in_ram(found: Plan, gpus: _Gpus) -> Plan:
+    return found.in_one_memory() if gpus.in_ram else found
 
 
 def _row(asked: _Asked, plans: dict[str, Plan], memory: Memory, gpus: _Gpus) -> dict[str, object]:
@@ -118,7 +131,7 @@ def _row(asked: _Asked, plans: dict[str, Plan], memory: Memory, gpus: _Gpus) -> 
                 "ram_encoding": each.ram_encoding,
                 "ram_answering": each.ram_answering,
                 "gpu": each.gpu,
-                "fits": each.ram_encoding <= memory.free and each.gpu <= gpus.usable,
+                "fits": _in_ram(each, gpus).ram_encoding <= memory.free and each.gpu <= gpus.usable,
             }
             for name, each in plans.items()
         },
@@ -129,6 +142,7 @@ def _row(asked: _Asked, plans: dict[str, Plan], memory: Memory, gpus: _Gpus) -> 
             "ram": asdict(memory),
             "gpus": [asdict(gpu) for gpu in gpus.found],
             "gpu_usable": gpus.usable,
+            "gpu_in_ram": gpus.in_ram,
         },
     }
 
@@ -179,12 +193,12 @@ def _lines(asked: _Asked, plans: dict[str, Plan], memory: Memory, gpus: _Gpus) -
         f"disk: {_mb(_disk(asked.bundle))} MB; an indexed hour, one frame a second: {_mb(_features(asked.bundle))} MB",
     ]
     for gpu in gpus.found:
-        lines.append(f"GPU: {gpu.name}, {_mb(gpu.free)} of {_mb(gpu.total)} MB free")
+        lines.append(f"GPU: {gpu.name}, {_mb(gpu.free)} of {_mb(gpu.total)} MB free" + ", in RAM" * gpus.in_ram)
     if gpus.found:
         lines += _gpu_lines(asked, plans["GPU"], gpus)
     else:
         lines.append("GPU: none that can be used; --gpu-memory 8GB plans for one")
-    return [*lines, _verdict(asked, plans.get("GPU", plans["CPU"]), memory)]
+    return [*lines, _verdict(asked, _in_ram(plans.get("GPU", plans["CPU"]), gpus), memory)]
 
 
 def _gpu_lines(asked: _Asked, found: Plan, gpus: _Gpus) -> list[str]:
@@ -195,7 +209,9 @@ def _gpu_lines(asked: _Asked, found: Plan, gpus: _Gpus) -> list[str]:
         more = _on_gpu(asked, gpus, True).gpu_layers
         lines = [f"--gpu-layers auto: 0, for this llama-cpp-python is built for the CPU; with a build for the GPU "
                  f"(docs/llm.md) {more} {layers}"]  # fmt: skip
-    if not _gpu_encoders(asked.bundle):
+    if not gpus.encoders:
+        lines.append("the encoders stay on the CPU: of GPUs they run on NVIDIA's alone")
+    elif not suit_gpus(asked.bundle):
         lines.append("the encoders are int8 and stay on the CPU; `vllama export --precision fp16` makes some for GPUs")
     if found.gpu > gpus.usable:
         lines.append(f"GPU: {_mb(found.gpu)} MB needed of {_mb(gpus.usable)} MB usable: does not fit; use --device cpu")
@@ -214,11 +230,6 @@ def _verdict(asked: _Asked, found: Plan, memory: Memory) -> str:
         return f"{have}: does not fit; end other programs, or export again with a smaller --quant"
     changes = [f"--kv {fits[0]}"] * (fits[0] != asked.kv) + [f"--ctx-size {fits[1]}"] * (fits[1] != asked.n_ctx)
     return f"{have}: does not fit; use {' '.join(changes)}"
-
-
-def _gpu_encoders(bundle: Bundle) -> bool:
-    """Whether they can run on a GPU, as `place` has it."""
-    return bundle.manifest.precision["frames"] != "int8"
 
 
 def _disk(bundle: Bundle) -> int:

@@ -47,8 +47,10 @@ class Terminal:
 
     def lines(self) -> Generator[str, None, None]:
         """What is typed until the input ends."""
-        if not sys.stdin.isatty():
-            yield from sys.stdin if self._entered is None else self._entered.beside_stdin()
+        typed = sys.stdin.isatty()
+        # On Windows prompt_toolkit draws on stdout's console alone.
+        if not typed or (sys.platform == "win32" and not sys.stdout.isatty()):
+            yield from self._plain_lines("> " if typed else "")
             return
         with self._session() as session:
             print("/help lists the commands", file=sys.stderr)
@@ -94,6 +96,12 @@ class Terminal:
             stream = self._above or sys.stderr
             stream.write(text)
             stream.flush()
+
+    def _plain_lines(self, prompt: str) -> Iterator[str]:
+        print(prompt, end="", file=sys.stderr, flush=True)
+        for line in sys.stdin if self._entered is None else self._entered.beside_stdin():
+            yield line
+            print(prompt, end="", file=sys.stderr, flush=True)
 
     @contextmanager
     def _session(self) -> Iterator[PromptSession[str]]:

@@ -78,6 +78,11 @@ def place(bundle: Bundle, device: str = "auto", runner: str = "auto") -> Placeme
     return Placement(says=_because(f"on the CPU, not on {gpu.name}", refusals))
 
 
+def suit_gpus(bundle: Bundle) -> bool:
+    """Whether the graphs of a bundle are for GPUs: int8 ones are for CPUs."""
+    return bundle.manifest.precision["frames"] != "int8"
+
+
 def _numbered(index: int) -> Gpu:
     gpus = find_gpus()
     if index >= len(gpus):
@@ -91,7 +96,7 @@ def _runners(asked: str) -> tuple[Runner, ...]:
 
 def _refusal(bundle: Bundle, gpu: Gpu, runner: Runner) -> VllamaError | None:
     try:
-        if bundle.manifest.precision["frames"] == "int8":
+        if not suit_gpus(bundle):
             raise FileError(
                 f"the graphs of {bundle.manifest.model} are int8, which is for CPUs; export it for GPUs: "
                 f"`vllama export {bundle.manifest.model} --weights DIR --precision fp16 --out FOLDER`"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .bundle import Bundle
 from .llama_context import UBATCH_CPU, UBATCH_GPU, Kv
@@ -71,6 +71,10 @@ class Plan:
     def gpu(self) -> int:
         """At most, on the GPU."""
         return sum(part.gpu for part in self.parts)
+
+    def in_one_memory(self) -> Plan:
+        """The same where the GPU has no memory of its own: what is on it takes RAM, too."""
+        return replace(self, parts=tuple(replace(part, ram=part.ram + part.gpu) for part in self.parts))
 
 
 def graph_needs(bundle: Bundle) -> dict[str, GraphNeed]:

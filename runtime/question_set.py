@@ -8,6 +8,7 @@ when it says every word of `key` and none of `rivals`; without `key` the words o
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 from dataclasses import dataclass
@@ -88,7 +89,7 @@ def read_questions(path: Path) -> list[KnownAnswer]:
         FileError: a line is not such an object; named by its number.
     """
     try:
-        lines = path.read_bytes().split(b"\n")
+        lines = path.read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n")
     except OSError as error:
         raise MissingFileError(f"{path}: {error.strerror}; give a JSONL file of questions") from error
     found = [_read(line, path, number) for number, line in enumerate(lines, 1) if line.strip()]

@@ -1,8 +1,13 @@
-"""What `.dev/run.py` installs for what is asked of it."""
+"""What `.dev/run.py` installs for what is asked of it, and how it runs that."""
 
 from __future__ import annotations
 
 import importlib.util
+import os
+import platform
+import signal
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from types import ModuleType
@@ -11,12 +16,31 @@ import pytest
 from packaging.requirements import Requirement
 
 _ROOT = Path(__file__).parents[2]
+_RUN = _ROOT / ".dev" / "run.py"
+_SLOW = f"""#!{sys.executable}
+import sys, time
+try:
+    print("begun", flush=True)
+    time.sleep(60)
+except KeyboardInterrupt:
+    time.sleep(0.4)
+    print("cleaned up", flush=True)
+    sys.exit(7)
+"""
+_CALL = """
+import importlib.util, pathlib, sys
+spec = importlib.util.spec_from_file_location("dev_run", sys.argv[1])
+run = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(run)
+run.BIN = pathlib.Path(sys.argv[2])
+sys.exit(run.run(sys.argv[3]))
+"""
 
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.delenv("VLLAMA_ENGINE", raising=False)
-    spec = importlib.util.spec_from_file_location("dev_run", _ROOT / ".dev" / "run.py")
+    spec = importlib.util.spec_from_file_location("dev_run", _RUN)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -52,3 +76,33 @@ def test_systems_that_have_no_tensorrt_get_nothing_of_it(system: str, machine: s
     extra = [Requirement(text) for text in table["project"]["optional-dependencies"]["rtx"]]
     where = {"sys_platform": system, "platform_machine": machine}
     assert [each.name for each in extra if not each.marker or each.marker.evaluate(where)] == ["onnxruntime"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends Ctrl-C to a group of processes")
+@pytest.mark.parametrize("program", ["vllama", "pytest"])
+def test_ctrl_c_leaves_a_program_the_time_it_takes(program: str, tmp_path: Path) -> None:
+    (tmp_path / program).write_text(_SLOW, "utf-8")
+    (tmp_path / program).chmod(0o755)
+    command = [sys.executable, "-c", _CALL, str(_RUN), str(tmp_path), program]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        assert process.stdout.read() == "cleaned up\n"
+        assert process.wait() == 7
+
+
+@pytest.mark.parametrize(
+    ("release", "machine", "refused"), [("14.0", "arm64", False), ("13.7.1", "arm64", True), ("15.1", "x86_64", True)]
+)
+def test_a_mac_that_has_no_packages_is_refused_in_one_line(
+    release: str, machine: str, refused: bool, run: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(platform, "mac_ver", lambda: (release, ("", "", ""), machine))
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    if not refused:
+        run.need_system()
+        return
+    with pytest.raises(SystemExit, match=rf"macOS 14 or newer on Apple silicon; this is {release} on {machine}$"):
+        run.need_system()

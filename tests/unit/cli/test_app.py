@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 import sys
+from importlib import import_module
+from pathlib import Path
 
 import pytest
 
@@ -75,6 +78,35 @@ def test_what_the_system_says_of_other_things_than_output_is_a_bug(
     with pytest.raises(OSError) as raised:  # noqa: PT011 the very one
         app.main()
     assert raised.value is error
+
+
+@pytest.mark.parametrize("system", ["win32", "linux"])
+def test_windows_calls_a_pipe_that_nobody_reads_an_invalid_argument(
+    system: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(**how: object) -> None:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(app, "app", fail)
+    with (tmp_path / "out").open("w") as out, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", out)
+        patch.setattr(sys, "platform", system)
+        with pytest.raises(SystemExit if system == "win32" else OSError) as left:
+            app.main()
+    assert getattr(left.value, "code", None) == (1 if system == "win32" else None)
+    assert capsys.readouterr().err == ""
+
+
+def test_words_are_taken_as_they_are_on_windows(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import_module("vllama.cli.demo")  # while files have their own names
+    monkeypatch.setattr(sys, "argv", ["vllama", "demo", "$HOME"])
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "name", "nt")
+        with pytest.raises(SystemExit):
+            app.main()
+    assert "'$HOME'" in capsys.readouterr().err
 
 
 def test_help_lists_every_exit_code(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -153,6 +153,14 @@ def test_encoders_on_a_gpu_keep_what_their_largest_batches_took() -> None:
     assert encoders_gpu_bytes(GRAPHS) - encoders_gpu_bytes(alone) == 91 * MB + 8 * 10 * MB
 
 
+def test_a_gpu_without_memory_of_its_own_takes_that_of_the_machine() -> None:
+    plan = make_plan(SEVEN, GRAPHS, 2048, "f16", gpu_budget=12_000 * MB)
+    assert plan.gpu_layers == 33
+    whole = plan.in_one_memory()
+    assert whole.ram_encoding == plan.ram_encoding + plan.gpu > make_plan(SEVEN, GRAPHS, 2048, "f16").ram_encoding
+    assert (whole.ram_indexing, whole.gpu) == (plan.ram_indexing, plan.gpu)
+
+
 def test_what_does_not_go_to_the_gpu_stays_in_ram() -> None:
     alone = make_plan(SEVEN, GRAPHS, 2048, "f16")
     plan = make_plan(SEVEN, GRAPHS, 2048, "f16", gpu_budget=4_000 * MB, gpu_encoders=True)

@@ -71,6 +71,12 @@ def test_a_line_ends_where_json_says_so(folder: Path) -> None:
     assert [each.question for each in read_questions(write(folder, row, row))] == [question, question]
 
 
+def test_a_byte_order_mark_is_no_part_of_the_first_line(folder: Path) -> None:
+    path = write(folder, {"video": "clips/1.mp4", "question": "q", "answer": "a"})
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert [each.question for each in read_questions(path)] == ["q"]
+
+
 def test_files_that_are_not_there_are_named(folder: Path) -> None:
     with pytest.raises(MissingFileError, match=r"none\.jsonl"):
         read_questions(folder / "none.jsonl")
