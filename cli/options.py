@@ -14,6 +14,7 @@ from vllama.runtime import Budget, Engine, Sampling, Span, SpecError, view
 from vllama.runtime.backbone import MAX_N_CTX
 from vllama.runtime.bundle import SHIPPED
 from vllama.runtime.engine import GpuLayers as GpuLayersValue
+from vllama.runtime.spec import MOST_TOKENS
 from vllama.runtime.times import make_span
 
 from .render import verifying_bar
@@ -24,9 +25,11 @@ Model = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object per question.")]
 Temperature = Annotated[float | None, typer.Option(min=0.0, help="0 takes the most likely token.")]
 TopP = Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Keep the likeliest tokens up to this sum.")]
-TopK = Annotated[int | None, typer.Option(min=0, help="Keep this many likeliest tokens; 0 keeps all.")]
+TopK = Annotated[int | None, typer.Option(min=0, max=MOST_TOKENS, help="Keep this many likeliest tokens; 0 keeps all.")]
 Seed = Annotated[int | None, typer.Option(min=0, help="Repeat a drawn answer.")]
-MaxTokens = Annotated[int | None, typer.Option("--max-tokens", "-n", min=1, help="Length of an answer.")]
+MaxTokens = Annotated[
+    int | None, typer.Option("--max-tokens", "-n", min=1, max=MOST_TOKENS, help="Length of an answer.")
+]
 CtxSize = Annotated[
     int | None, typer.Option("--ctx-size", "-c", min=2, max=MAX_N_CTX, help="Positions of the context.")
 ]
@@ -79,7 +82,7 @@ Webcam = Annotated[
     ),
 ]
 Mic = Annotated[str | None, typer.Option("--mic", metavar="DEVICE", help="A microphone: its number or name.")]
-Window = Annotated[str, typer.Option("--window", help="What a question is about, live: the last 10s.")]
+Window = Annotated[str, typer.Option("--window", help="How much of the newest past a question is about, live.")]
 Speech = Annotated[bool, typer.Option("--speech", help="What is said into the microphone is asked.")]
 SpeechModel = Annotated[
     Path | None,
@@ -97,7 +100,7 @@ Memory = Annotated[str, typer.Option("--memory", help="How much of what was seen
 
 _NO_TEXT = re.compile("[\ud800-\udfff]")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmg]?)(i?)b?", re.IGNORECASE)
-_LIVE_FPS = 4.0
+LIVE_FPS = 4.0
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,9 @@ def live(webcam: str | None, mic: str | None, window: str, memory: str, fps: flo
     """
     if webcam is None and mic is None:
         return None
-    return Sources(webcam, mic, make_span(last=window), Budget(bytes=file_size(memory)), fps or _LIVE_FPS)
+    return Sources(
+        webcam, mic, make_span(last=window), Budget(bytes=file_size(memory)), LIVE_FPS if fps is None else fps
+    )
 
 
 def open_engine(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -12,7 +11,8 @@ from typing import Annotated, Any, Final, Literal, TypeVar, cast
 
 from pydantic import AfterValidator, ConfigDict, Field, NonNegativeInt, TypeAdapter, ValidationError
 
-from vllama.runtime import Chat, Engine, FileError, Sampling, Span, Timeline, Usage
+from vllama.runtime import Chat, Engine, FileError, Sampling, Span, SpecError, Timeline, Usage
+from vllama.runtime.backbone import MAX_N_CTX
 from vllama.runtime.engine import DENSEST_FPS
 from vllama.runtime.llama_context import Kv
 from vllama.runtime.remembered import Remembered
@@ -20,25 +20,23 @@ from vllama.runtime.view import Long
 
 from .newfile import JsonLines
 
-SCHEMA: Final = 2
-_MOST_TOKENS = 2**31 - 1  # llama.cpp counts in 32 bits
+SCHEMA: Final = 3
 _CHECKED = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 _AGAIN = "ask again with --record"
 T = TypeVar("T")
 
 
-def _in_order(seconds: tuple[float, float | None]) -> tuple[float, float | None]:
-    if seconds[1] is not None and seconds[0] > seconds[1]:
-        raise ValueError("it ends before it starts")
+def _span(seconds: tuple[float, float | None]) -> Span:
+    start, end = seconds
+    return Span(start, float("inf") if end is None else end)
+
+
+def _is_span(seconds: tuple[float, float | None]) -> tuple[float, float | None]:
+    try:
+        _span(seconds)
+    except SpecError as error:
+        raise ValueError(str(error)) from error  # which pydantic tells with the field
     return seconds
-
-
-def _in_range(sampling: Sampling) -> Sampling:
-    if not math.isfinite(sampling.temperature + sampling.repetition_penalty):
-        raise ValueError("it is not finite")
-    if max(sampling.top_k, sampling.max_tokens) > _MOST_TOKENS:
-        raise ValueError(f"top_k and max_tokens are at most {_MOST_TOKENS}")
-    return sampling
 
 
 @dataclass(frozen=True)
@@ -61,11 +59,12 @@ class There:
 class Head:
     """Of what and with what was asked.
 
-    content: sha256 of the clip. fps: how densely it was encoded. there: what the first question could choose from.
+    content: sha256 of the clip. fps: how densely it was encoded. kv, n_ctx, gpu_layers: as in `Engine`. there: what the
+    first question could choose from.
     """
 
     __pydantic_config__ = _CHECKED
-    schema: Literal[2]
+    schema: Literal[3]
     vllama: str
     model: str
     model_files: dict[str, str]
@@ -74,6 +73,8 @@ class Head:
     audio: bool
     fps: Annotated[float, Field(ge=0, le=DENSEST_FPS)]
     kv: Kv
+    n_ctx: Annotated[int, Field(ge=2, le=MAX_N_CTX)]
+    gpu_layers: NonNegativeInt
     device: str
     runner: str
     there: There
@@ -90,13 +91,13 @@ class Row:
     __pydantic_config__ = _CHECKED
     question: Annotated[str, Field(pattern=r"\S")]
     came: There | None
-    span: Annotated[tuple[float, float | None], AfterValidator(_in_order)] | None
+    span: Annotated[tuple[float, float | None], AfterValidator(_is_span)] | None
     asked_long: Long | None
     long: Long
     frame_times: tuple[float, ...]
     audio_spans: tuple[tuple[float, float], ...]
     prompt: tuple[int | str, ...]
-    sampling: Annotated[Sampling, AfterValidator(_in_range)]
+    sampling: Sampling
     seed: Annotated[int, Field(ge=0, lt=2**32 - 1)]
     token_ids: tuple[int, ...]
     answer: str
@@ -104,10 +105,7 @@ class Row:
     @property
     def where(self) -> Span:
         """What it was about."""
-        if self.span is None:
-            return Span.whole()
-        start, end = self.span
-        return Span(start, float("inf") if end is None else end)
+        return Span.whole() if self.span is None else _span(self.span)
 
 
 @dataclass(frozen=True)
@@ -192,6 +190,8 @@ class Recorder:
             audio=self._audio,
             fps=self._timeline.fps,
             kv=self._engine.kv,
+            n_ctx=self._engine.n_ctx,
+            gpu_layers=self._engine.gpu_layers,
             device=placement.device,
             runner=placement.runner,
             there=there,
@@ -238,6 +238,8 @@ def _checked(kind: TypeAdapter[T], path: Path, number: int, line: bytes) -> T:
         field = "".join(f"{each}: " for each in [".".join(map(str, first["loc"]))] if each)
         value = "" if first["type"] in ("missing", "json_invalid") else f" ({first['input']!r:.40})"
         raise FileError(f"{path}, line {number}: {field}{first['msg']}{value}; {_AGAIN}, this was edited") from error
+    except SpecError as error:
+        raise FileError(f"{path}, line {number}: sampling: {error}; {_AGAIN}, this was edited") from error
 
 
 def _there(timeline: Timeline) -> There:

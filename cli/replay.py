@@ -53,13 +53,13 @@ def replay(
             runner=runner or ("auto" if device else head.runner),
             threads=threads,
             kv=head.kv,
+            n_ctx=head.n_ctx,
             progress=verifying,
         )
     with engine:
         _check_model(engine, head)
-        here, there = (engine.placement.device, engine.placement.runner), (head.device, head.runner)
-        if here != there:
-            options.note(f"encoded on {' with '.join(here)}, recorded on {' with '.join(there)}: answers may differ")
+        if moved := _moved(engine, head):
+            options.note(f"{'; '.join(moved)}: answers may differ")
         same = _all_repeated(engine, _indexed(engine, path, head, rows), head, rows)
     if not all(same):
         raise typer.Exit(1)
@@ -70,6 +70,17 @@ def _check_model(engine: Engine, head: Head) -> None:
     for name in sorted(files.keys() | head.model_files.keys()):
         if files.get(name) != head.model_files.get(name):
             raise FileError(f"{engine.bundle.folder}: {name} is not the recorded one; export the recorded model")
+
+
+def _moved(engine: Engine, head: Head) -> list[str]:
+    """What runs elsewhere than it did."""
+    moved = []
+    here, there = (engine.placement.device, engine.placement.runner), (head.device, head.runner)
+    if here != there:
+        moved.append(f"encoded on {' with '.join(here)}, recorded on {' with '.join(there)}")
+    if engine.gpu_layers != head.gpu_layers:
+        moved.append(f"answered with {engine.gpu_layers} layers on the GPU, recorded with {head.gpu_layers}")
+    return moved
 
 
 def _indexed(engine: Engine, path: Path, head: Head, rows: Sequence[Row | Clear]) -> Timeline:

@@ -39,7 +39,7 @@ def watch(
     ] = False,
     lasting: Annotated[str | None, typer.Option("--for", metavar="TIME", help="End after so long: 10m.")] = None,
     model: options.Model = None,
-    fps: Annotated[float | None, typer.Option(min=0.0, help="Pictures per second.")] = None,
+    fps: Annotated[float, typer.Option(min=0.0, help="Pictures per second.")] = options.LIVE_FPS,
     ctx_size: options.CtxSize = None,
     threads: options.Threads = None,
     gpu_layers: options.GpuLayers = "auto",
@@ -55,8 +55,7 @@ def watch(
     if not question.strip():
         raise SpecError("the question is empty; write one that yes or no answers")
     span = make_span(last=window)
-    sources = options.live(webcam, mic, window, "256MB", fps)
-    if sources is None:
+    if webcam is None and mic is None:
         raise SpecError("there is nothing to watch; give --webcam SOURCE, --mic DEVICE or both")
     step, switch = parse_seconds(every), Switch(on, off)
     if step <= 0:
@@ -67,7 +66,7 @@ def watch(
         options.open_engine(model, device, runner, threads, gpu_layers, kv, ctx_size) as engine,
         run,
         engine.watch(
-            camera=sources.camera, microphone=sources.microphone, fps=sources.fps, note=options.note,
+            camera=webcam, microphone=mic, fps=fps, note=options.note,
             budget=Budget(seconds=max(_LEAST_KEPT_SECONDS, -2 * span.start)),
         ) as live,
     ):  # fmt: skip

@@ -5,7 +5,6 @@ Encoding and answering run in a process of their own each, so that each has a pe
 
 from __future__ import annotations
 
-import errno
 import os
 import statistics
 import time
@@ -23,6 +22,7 @@ from .bundle import open_bundle
 from .chat import Chat
 from .engine import Engine, GpuLayers
 from .errors import DiskFullError, FileError
+from .files import is_disk_full
 from .flops import audio_flops, clip_flops, frame_flops, video_flops
 from .limits import Limits, measure_limits
 from .llama_context import Kv
@@ -152,7 +152,8 @@ def run_benchmark(setup: Setup, seconds: float, say: Say = lambda text: None) ->
     bundle = open_bundle(setup.bundle)
     place(bundle, setup.device, setup.runner)  # refuses before minutes of measuring what cannot be
     with _writing("temporary files"):
-        temporary = TemporaryDirectory(prefix="vllama-bench-")
+        # Windows deletes no file that is mapped, as the cache is while an error passes here.
+        temporary = TemporaryDirectory(prefix="vllama-bench-", ignore_cleanup_errors=True)
     with temporary as work:
         say("the machine's own limits")
         limits = in_own_process(_limits, setup.threads, seconds, Path(work), say=say)
@@ -196,7 +197,7 @@ def measure_answering(setup: Setup, work: Path, seconds: float, say: Say) -> Ans
         ready_ms = statistics.median(_ready_ms(setup, work) for _ in range(_LEAST_ROUNDS))
     with _writing(work), _opened(setup, work) as engine:
         timeline = engine.index(work / _CLIP, fps=1.0)
-        backbone = engine._answering(timeline)
+        backbone = engine.backbone
         say("first tokens")
         prompt, firsts = _first_tokens(engine, timeline, backbone, seconds)
         say("reading prompts")
@@ -221,7 +222,7 @@ def _writing(what: Path | str) -> Iterator[None]:
         yield
     except OSError as error:
         where = error.filename or what
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if is_disk_full(error):
             raise DiskFullError(f"{where}: no space left; free some, or set $TMPDIR to another disk") from error
         raise FileError(f"{where}: {error.strerror or error}; set $TMPDIR to a folder that can be written") from error
 
@@ -259,7 +260,7 @@ def _ready_ms(setup: Setup, work: Path) -> float:
 
 def _steps(engine: Engine) -> list[tuple[str, float, Callable[[], object]]]:
     """Each graph: its name, billions of operations, and a call on made-up input."""
-    spec, encoders, rng = engine.spec, engine._encoders, np.random.default_rng(0)
+    spec, encoders, rng = engine.spec, engine.encoders, np.random.default_rng(0)
     size, hidden = spec.video.image_size, spec.llm.hidden_size
     frame = Frame(0, 0.0, rng.integers(0, 256, (size, size, 3), np.uint8))
     features = _features(rng, spec.video.num_frames, spec.video.qformer.query_tokens, spec.video.qformer.hidden_size)

@@ -10,6 +10,7 @@ import numpy as np
 
 from .backend import Backend, open_graph
 from .bundle import Bundle
+from .errors import BackendError
 from .fbank import clip_fbanks
 from .memory import extended_positions
 from .pixels import pixel_values
@@ -18,7 +19,10 @@ from .types import Embeds, Float32, Frame, Modality, Samples
 
 
 class Encoders:
-    """Opens each graph when it is first needed, so that a saved timeline never opens the vision encoder."""
+    """Opens each graph when it is first needed, so that a saved timeline never opens the vision encoder.
+
+    Whatever runs a graph raises a BackendError where it cannot run, or was closed.
+    """
 
     def __init__(self, bundle: Bundle, placement: Placement | None = None, threads: int | None = None) -> None:
         """placement: None for the CPU."""
@@ -26,6 +30,7 @@ class Encoders:
         self._placement = placement or Placement()
         self._threads = threads
         self._open: dict[str, Backend] = {}
+        self._closed = False
         self._lock = threading.Lock()
         self._positions = bundle.positions()
 
@@ -79,8 +84,9 @@ class Encoders:
                 self._open = {name: graph for name, graph in self._open.items() if name in ("video", "audio")}
 
     def close(self) -> None:
-        """Close every graph that was opened."""
+        """Close every graph that was opened; a second call does nothing."""
         with self._lock:
+            self._closed = True
             for backend in self._open.values():
                 backend.close()
             self._open.clear()
@@ -100,6 +106,8 @@ class Encoders:
 
     def _run(self, graph: str, **inputs: Float32) -> dict[str, Float32]:
         with self._lock:
+            if self._closed:
+                raise BackendError("the encoders were closed; open the model again")
             if graph not in self._open:
                 self._open[graph] = open_graph(self._bundle, graph, self._placement, self._threads)
             backend = self._open[graph]

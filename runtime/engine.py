@@ -6,9 +6,9 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Literal
+from typing import Literal, get_args
 
-from .backbone import Backbone
+from .backbone import MAX_N_CTX, Backbone
 from .bundle import Bundle, cache_dir, find_bundle, open_bundle
 from .chat import Chat
 from .clock import Clock
@@ -18,7 +18,7 @@ from .indexing import Need
 from .library import index_clip
 from .live import Live
 from .live_chat import LiveChat
-from .llama_context import ALL_LAYERS, Kv, gpu_memory
+from .llama_context import Kv, gpu_memory
 from .llm_file import read_llm_facts
 from .machine import physical_cores
 from .placement import place
@@ -43,6 +43,10 @@ class Engine:
         bundle: what it was opened from.
         placement: where its encoders run.
         kv: how the language model's KV cache is stored.
+        n_ctx: positions of the language model's context.
+        gpu_layers: of the language model, on the GPU, the output counted as one; 0 where it is not open.
+
+    Raises: as `open`.
     """
 
     def __init__(
@@ -57,17 +61,19 @@ class Engine:
         kv: Kv | None = None,
         answers: bool = True,
     ) -> None:
+        _check_settings(threads, n_ctx, gpu_layers, kv)
         self.bundle = bundle
         self.placement = place(bundle, device, runner)
         self._threads = threads = threads or physical_cores()
         self.kv: Kv = kv or bundle.kv
+        self.n_ctx = n_ctx or bundle.spec.llm.n_ctx
+        self.gpu_layers = 0
         self._dtype = "float32" if bundle.manifest.precision["frames"] == "fp32" else "float16"
         self._encoders = Encoders(bundle, self.placement, threads)
         self._backbone: Backbone | None = None
         if answers:
-            n_ctx = n_ctx or bundle.spec.llm.n_ctx
-            layers = _layers(gpu_layers, bundle, n_ctx, self.kv, self.placement.device)
-            self._backbone = Backbone(bundle.llm, n_ctx, threads=threads, gpu_layers=layers, kv=self.kv)
+            self.gpu_layers = _layers(gpu_layers, bundle, self.n_ctx, self.kv, self.placement.device)
+            self._backbone = Backbone(bundle.llm, self.n_ctx, threads=threads, gpu_layers=self.gpu_layers, kv=self.kv)
 
     @classmethod
     def open(
@@ -87,7 +93,7 @@ class Engine:
         """Open a bundle, verified.
 
         Args:
-            model: its name or its folder; None: the only one there is.
+            model: its name or its folder; None: the only one that was exported, or the miniature where none was.
             device: for the encoders, "cpu", "cuda" or "cuda:N"; "auto": a GPU where they can run on it.
             runner: "onnx" or "tensorrt"; "auto": on a GPU the bundle's engines where they can run, else ONNX Runtime.
             threads: CPU threads; None: one per physical core.
@@ -101,6 +107,7 @@ class Engine:
 
         Raises:
             ModelNotFoundError, FileError: there is no such bundle, or it is not whole.
+            SpecError: one of the others is no such thing, or out of range.
             BackendError: a part cannot run here.
         """
         bundle = open_bundle(find_bundle(model), progress)
@@ -116,6 +123,22 @@ class Engine:
     def spec(self) -> ModelSpec:
         """The model's entry."""
         return self.bundle.spec
+
+    @property
+    def encoders(self) -> Encoders:
+        """What runs the graphs, to be measured by itself; it is closed with this."""
+        return self._encoders
+
+    @property
+    def backbone(self) -> Backbone:
+        """The language model, to be measured by itself; it is closed with this.
+
+        Raises:
+            SpecError: the engine was opened to index only.
+        """
+        if self._backbone is None:
+            raise SpecError("this engine was opened with answers=False, to index only; open another one")
+        return self._backbone
 
     def index(
         self,
@@ -181,12 +204,7 @@ class Engine:
             SpecError: neither camera nor microphone, no useful fps, or a model that cannot hear.
             DeviceError: the camera or the microphone cannot be opened.
         """
-        if camera is None and microphone is None:
-            raise SpecError("there is neither camera nor microphone; give one")
-        if not 0.0 < fps <= _MOST_FPS:
-            raise SpecError(f"fps is {fps:g}; use more than 0, and at most {_MOST_FPS:g}")
-        if microphone is not None and self.spec.audio is None:
-            raise SpecError(f"{self.spec.name} has no audio branch and cannot hear; leave the microphone out")
+        self._check_live(camera, microphone, fps)  # before a device is opened
         clock = Clock()
         with ExitStack() as opened:
             eye = None if camera is None else self._open_camera(str(camera), clock, note)
@@ -209,7 +227,12 @@ class Engine:
         fps: float = 4.0,
         note: Callable[[str], None] = lambda text: None,
     ) -> Live:
-        """As `watch`, with sources of one's own on one clock; they are closed with the result."""
+        """As `watch`, with sources of one's own on one clock; they are closed with the result.
+
+        Raises:
+            SpecError: as `watch`; the sources stay open.
+        """
+        self._check_live(camera, microphone, fps)
         timeline = Timeline(
             self.bundle.encoders_hash, "", "audio" if camera is None else "video", 0, 0.0, FRAME_RATE,
             sound=microphone is not None, live=True, budget=budget or Budget(bytes=MEMORY_BYTES),
@@ -253,9 +276,15 @@ class Engine:
                 f"the timeline was made by encoders {timeline.model[:8]}.., not {self.bundle.encoders_hash[:8]}..; "
                 f"index the clip with {self.spec.name}"
             )
-        if self._backbone is None:
-            raise SpecError("this engine was opened with answers=False, to index only; open another one")
-        return self._backbone
+        return self.backbone
+
+    def _check_live(self, camera: object, microphone: object, fps: float) -> None:
+        if camera is None and microphone is None:
+            raise SpecError("there is neither camera nor microphone; give one")
+        if not 0.0 < fps <= _MOST_FPS:
+            raise SpecError(f"fps is {fps:g}; use more than 0, and at most {_MOST_FPS:g}")
+        if microphone is not None and self.spec.audio is None:
+            raise SpecError(f"{self.spec.name} has no audio branch and cannot hear; leave the microphone out")
 
     def _open_camera(self, source: str, clock: Clock, note: Callable[[str], None]) -> PictureSource:
         from .camera import Camera  # OpenCV is slow to load, and not everybody has a camera
@@ -283,16 +312,26 @@ class Engine:
         self.close()
 
 
+def _check_settings(threads: int | None, n_ctx: int | None, gpu_layers: GpuLayers, kv: Kv | None) -> None:
+    if threads is not None and threads < 1:
+        raise SpecError(f"threads is {threads}; use 1 or more")
+    if n_ctx is not None and not 2 <= n_ctx <= MAX_N_CTX:
+        raise SpecError(f"n_ctx is {n_ctx}; use 2 to {MAX_N_CTX}")
+    if gpu_layers not in ("auto", "all") and not (isinstance(gpu_layers, int) and gpu_layers >= 0):
+        raise SpecError(f"gpu_layers is {gpu_layers!r}; use 'auto', 'all', or a number from 0 on")
+    if kv is not None and kv not in get_args(Kv):
+        raise SpecError(f"kv is {kv!r}; use {', '.join(get_args(Kv))}")
+
+
 def _layers(asked: GpuLayers, bundle: Bundle, n_ctx: int, kv: Kv, device: str) -> int:
-    """As `LlmSettings` counts them."""
-    if asked == "all":
-        return ALL_LAYERS
-    if asked != "auto":
-        if asked < 0:
-            raise SpecError(f"gpu_layers is {asked}; use 'auto', 'all', or a number from 0 on")
-        return asked
-    gpus = gpu_memory()
-    if not gpus:
+    """How many, as `Engine.gpu_layers` counts them."""
+    if asked == 0:
         return 0
-    encoders = 0 if device == "cpu" else encoders_gpu_bytes(graph_needs(bundle))
-    return layers_that_fit(read_llm_facts(bundle.llm), n_ctx, kv, usable_bytes(gpus, started=True) - encoders)
+    if asked == "auto":
+        gpus = gpu_memory()
+        if not gpus:
+            return 0
+        encoders = 0 if device == "cpu" else encoders_gpu_bytes(graph_needs(bundle))
+        return layers_that_fit(read_llm_facts(bundle.llm), n_ctx, kv, usable_bytes(gpus, started=True) - encoders)
+    most = len(read_llm_facts(bundle.llm).blocks) + 1
+    return most if asked == "all" else min(asked, most)

@@ -10,12 +10,14 @@ from .errors import SpecError
 from .spec import Sampling
 from .types import Float32
 
+_GREEDY_BELOW = 1e-5  # of temperature: far below it the division overflows
+
 
 def sampling_probabilities(logits: Float32, sampling: Sampling, previous: Sequence[int] = ()) -> Float32:
     """What each token is drawn with: repetition penalty, temperature, top-k, top-p, softmax, in this order.
 
-    Tokens that tie with the k-th best stay in, and of the top-p set the token that crosses top_p too. Temperature 0
-    gives everything to the best token.
+    Tokens that tie with the k-th best stay in, and of the top-p set the token that crosses top_p too. A temperature
+    below 1e-5 gives everything to the best token.
 
     Args:
         logits: (n_vocab,), finite.
@@ -29,7 +31,7 @@ def sampling_probabilities(logits: Float32, sampling: Sampling, previous: Sequen
     Source: Video-LLaMA 64888c0, video_llama/conversation/conversation_video.py, Chat.answer, and transformers 4.28.0.
     """
     scores = _penalised(logits.astype(np.float64), sampling.repetition_penalty, previous)
-    if sampling.temperature == 0:
+    if sampling.temperature < _GREEDY_BELOW:
         scores[np.arange(scores.size) != scores.argmax()] = -np.inf
         return _softmax(scores).astype(np.float32)
     scores /= sampling.temperature

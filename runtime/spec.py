@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from dataclasses import dataclass
 from importlib.resources import files
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt, TypeAdapter, ValidationError
 
 from .errors import MissingFileError, ModelNotFoundError, SpecError
+from .template import FIELDS, check_template
 
 _CHECKED = ConfigDict(extra="forbid", str_strip_whitespace=False)
 _PARTS = ("video", "audio", "llm", "prompt", "messages")
+MOST_TOKENS = 2**31 - 1  # llama.cpp counts in 32 bits
 Triple = tuple[float, float, float]
 
 
@@ -160,14 +164,32 @@ class AudioSpec:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is drawn; temperature 0 takes the most likely one. Order: temperature, top-k, top-p."""
+    """How the next token is drawn. Order: repetition penalty, temperature, top-k, top-p.
+
+    temperature: 0 or more; below 1e-5 takes the most likely token. top_p: above 0, at most 1. top_k: 0 keeps all.
+    max_tokens: at least 1. repetition_penalty: 0.001 to 1000.
+
+    Raises:
+        SpecError: a value is out of its range, or no number.
+    """
 
     __pydantic_config__ = _CHECKED
-    temperature: Annotated[float, Field(ge=0)]
-    top_p: Annotated[float, Field(gt=0, le=1)]
-    top_k: Annotated[int, Field(ge=0)]
-    max_tokens: PositiveInt
-    repetition_penalty: PositiveFloat = 1.0
+    temperature: float
+    top_p: float
+    top_k: int
+    max_tokens: int
+    repetition_penalty: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, is_right, use in (
+            ("temperature", 0 <= self.temperature < math.inf, "0 or more"),
+            ("top_p", 0 < self.top_p <= 1, "more than 0, and at most 1"),
+            ("top_k", 0 <= self.top_k <= MOST_TOKENS, f"0 to {MOST_TOKENS}"),
+            ("max_tokens", 1 <= self.max_tokens <= MOST_TOKENS, f"1 to {MOST_TOKENS}"),
+            ("repetition_penalty", 0.001 <= self.repetition_penalty <= 1000, "0.001 to 1000"),
+        ):
+            if not is_right:
+                raise SpecError(f"{name} is {getattr(self, name)}; use {use}")
 
 
 @dataclass(frozen=True)
@@ -221,7 +243,8 @@ class MediaTexts:
 class MessageSpec:
     """What stands around the media of a turn.
 
-    message: {video} and {audio} are where the embeds go; {num_frames}, {seconds} and {question} are text.
+    message: {video} and {audio} are where the embeds go; {num_frames}, {seconds} and {question} are text. {question}
+    is the last of them: the pieces of a long clip take the place of what is before it.
     """
 
     __pydantic_config__ = _CHECKED
@@ -265,7 +288,7 @@ def spec_from_dict(table: dict[str, Any], where: str) -> ModelSpec:
     """Check one whole entry.
 
     Raises:
-        SpecError: a field is missing, unknown or of the wrong type; names `where` and the field.
+        SpecError: a field is missing, unknown, or of the wrong type or range; names `where` and the field.
     """
     try:
         spec = _MODEL_SPEC.validate_python(table)
@@ -273,7 +296,10 @@ def spec_from_dict(table: dict[str, Any], where: str) -> ModelSpec:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
         raise SpecError(f"{where}: {field}: {first['msg']}, found {first['input']!r:.60}; mend the entry") from error
+    except SpecError as error:
+        raise SpecError(f"{where}: llm.sampling: {error}; mend the entry") from error
     _check_agreement(spec, where)
+    _check_templates(spec, where)
     return spec
 
 
@@ -293,7 +319,7 @@ def read_specs(extra: Path | None = None) -> dict[str, ModelSpec]:
     tables = [_read_toml(files("vllama").joinpath("models.toml").read_text("utf-8"), "models.toml")]
     if extra is not None:
         try:
-            tables.append(_read_toml(extra.read_text("utf-8"), str(extra)))
+            tables.append(_read_toml(extra.read_text("utf-8-sig"), str(extra)))
         except OSError as error:
             raise MissingFileError(f"{extra}: {error.strerror}; give a file with [models.NAME] entries") from error
         except UnicodeDecodeError as error:
@@ -327,6 +353,9 @@ def _read_toml(text: str, where: str) -> dict[str, Any]:
     unknown = set(table) - {*_PARTS, "models"}
     if unknown:
         raise SpecError(f"{where}: unknown table {min(unknown)!r}; known: {', '.join((*_PARTS, 'models'))}")
+    for name, value in table.items():
+        if not isinstance(value, dict):
+            raise SpecError(f"{where}: {name} is {value!r:.60}; write tables [{name}.NAME]")
     return table
 
 
@@ -363,6 +392,14 @@ def _check_agreement(spec: ModelSpec, where: str) -> None:
             wrong = f"{part}: hidden_size {width} is no multiple of num_heads {heads}"
     if wrong:
         raise SpecError(f"{where}: {wrong}; mend the entry")
+
+
+def _check_templates(spec: ModelSpec, where: str) -> None:
+    for kind in FIELDS:
+        try:
+            check_template(kind, attrgetter(kind)(spec))
+        except SpecError as error:
+            raise SpecError(f"{where}: {error}") from error
 
 
 def _widths(spec: ModelSpec) -> list[tuple[str, int, int]]:

@@ -7,8 +7,8 @@ import re
 from .errors import SpecError
 from .types import Span
 
-_CLOCK = re.compile(r"(?:(\d+):(?=[0-5]?\d:))?(\d+):([0-5]?\d(?:\.\d+)?)")  # above 59 is no time
-_UNITS = re.compile(r"(?:(\d+)h)?(?:(\d+)m(?:in)?)?(?:(\d+(?:\.\d+)?)s?)?")
+_CLOCK = re.compile(r"(?:(\d{1,9}):(?=[0-5]?\d:))?(\d{1,9}):([0-5]?\d(?:\.\d+)?)")  # above 59 is no time
+_UNITS = re.compile(r"(?:(\d{1,9})h)?(?:(\d{1,9})m(?:in)?)?(?:(\d{1,9}(?:\.\d+)?)s?)?")
 _HELP = "write seconds, 1:02, 1:02:03, 30s or 1m30s"
 
 
@@ -61,10 +61,7 @@ def make_span(
     if moment is not None:
         return Span.at(parse_seconds(moment))
     if last is not None:
-        seconds = parse_seconds(last)
-        if seconds <= 0:
-            raise SpecError(f"the last {last.strip()} are no time at all; give more than 0 seconds")
-        return Span.last(seconds)
+        return Span.last(parse_seconds(last))
     first = 0.0 if start is None else parse_seconds(start)
     final = float("inf") if end is None else parse_seconds(end)
     if final == first:

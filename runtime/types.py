@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from .errors import SpecError
 
 Modality = Literal["video", "image", "audio"]
 Float32 = NDArray[np.float32]
@@ -50,19 +53,42 @@ class Span:
     """A stretch of time, in seconds from the start of the clip; `Span.last` counts from its end.
 
     One that ends where it starts is a moment: a question about it is about all that led up to it.
+
+    Args:
+        start: 0 or more, finite; below 0 only where end is 0: so many seconds before the end.
+        end: start or more; infinity: the end of the clip.
+
+    Raises:
+        SpecError: they are no such times.
     """
 
     start: float
     end: float
 
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.start) and self.start <= self.end):
+            raise SpecError(f"a span from {self.start:g} to {self.end:g} s is none; let it end after it starts")
+        if self.start < 0 and self.end != 0:
+            raise SpecError(f"a span starts at {self.start:g} s; use 0 or more, or Span.last for the end of the clip")
+
     @classmethod
     def last(cls, seconds: float) -> Span:
-        """The newest `seconds` of whatever it is asked of."""
+        """The newest `seconds` of whatever it is asked of.
+
+        Raises:
+            SpecError: they are not more than 0, or not finite.
+        """
+        if not 0 < seconds < math.inf:
+            raise SpecError(f"the last {seconds:g} s are no time at all; give more than 0 seconds")
         return cls(-seconds, 0.0)
 
     @classmethod
     def at(cls, seconds: float) -> Span:
-        """The moment so many seconds from the start."""
+        """The moment so many seconds from the start.
+
+        Raises:
+            SpecError: they are less than 0, or not finite.
+        """
         return cls(seconds, seconds)
 
     @classmethod
@@ -76,11 +102,15 @@ class Span:
         return self.start == self.end
 
     def within(self, duration: float) -> Span:
-        """This span on a clip of `duration` seconds: from its start and cut to it; a moment with those around."""
-        if self.is_moment:
-            return Span(max(0.0, self.start - _BEFORE_MOMENT), min(duration, self.end + _AFTER_MOMENT))
+        """This span on a clip of `duration` seconds: from its start and cut to it; a moment with those around.
+
+        Of one that starts after the clip, the least that is no moment is left, where nothing is.
+        """
         shift = duration if self.start < 0 else 0.0
-        return Span(max(0.0, self.start + shift), min(duration, self.end + shift))
+        before, after = (_BEFORE_MOMENT, _AFTER_MOMENT) if self.is_moment else (0.0, 0.0)
+        start = max(0.0, self.start + shift - before)
+        end = min(duration, self.end + shift + after)
+        return Span(start, end if start <= end else math.nextafter(start, math.inf))
 
 
 @dataclass(frozen=True)

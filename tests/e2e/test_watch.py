@@ -106,6 +106,7 @@ def test_a_command_that_fails_and_a_camera_that_is_gone_are_said_and_the_watch_g
         ((QUESTION, "--webcam", "0", "--command", "echo 'x"), "close the quotation"),
         ((QUESTION, "--webcam", "0", "--command", ""), "--command is empty"),
         ((" ", "--webcam", "0"), "the question is empty"),
+        ((QUESTION, "--webcam", "0", "--fps", "0", *MODEL), "fps is 0; use more than 0"),
     ],
 )
 def test_what_makes_no_sense_is_an_error(arguments: tuple[str, ...], said: str) -> None:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import pytest
+from typer.testing import CliRunner
 
+from vllama.cli.app import app
 from vllama.cli.options import clean, file_size, live
 from vllama.runtime import Span, SpecError
 
@@ -35,6 +37,18 @@ def test_without_a_source_there_is_nothing_to_follow() -> None:
     sources = live("0", None, "1m", "1MB", None)
     assert sources is not None
     assert (sources.window, sources.budget.bytes, sources.fps) == (Span.last(60.0), 1_000_000, 4.0)
+
+
+def test_no_pictures_per_second_are_not_the_usual_number() -> None:
+    sources = live("0", None, "10s", "1MB", 0.0)
+    assert sources is not None
+    assert sources.fps == 0.0
+
+
+@pytest.mark.parametrize("option", ["--top-k", "--max-tokens"])
+def test_number_that_no_record_could_hold_is_refused(option: str) -> None:
+    done = CliRunner().invoke(app, ["ask", "clip.mp4", "What?", option, "3000000000"])
+    assert (done.exit_code, "2147483647" in done.output) == (2, True), done.output
 
 
 def test_memory_of_nothing_is_refused() -> None:

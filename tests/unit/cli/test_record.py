@@ -13,8 +13,8 @@ from vllama.cli.record import Clear, Row, read_record
 from vllama.runtime import DiskFullError, FileError, Span
 
 HEAD: dict[str, object] = {
-    "schema": 2, "vllama": "0", "model": "m", "model_files": {"a": "b"}, "clip": "c.mp4", "content": "d",
-    "audio": True, "fps": 1.0, "kv": "f16", "device": "cpu", "runner": "onnx",
+    "schema": 3, "vllama": "0", "model": "m", "model_files": {"a": "b"}, "clip": "c.mp4", "content": "d",
+    "audio": True, "fps": 1.0, "kv": "f16", "n_ctx": 512, "gpu_layers": 0, "device": "cpu", "runner": "onnx",
     "there": {"frames": [0, 2], "copies": [[2, 0]], "clips": [0.5], "remembered": None},
 }  # fmt: skip
 ROW: dict[str, object] = {
@@ -55,6 +55,7 @@ def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [("fps", None), ("fps", 1e9), ("fps", "a"), ("fps", -1), ("fps", float("nan")), ("kv", "q4"), ("clip", 3),
+     ("n_ctx", 0), ("n_ctx", 2**40), ("n_ctx", 512.5), ("gpu_layers", -1), ("gpu_layers", "all"),
      ("device", 3), ("model", [1]), ("model_files", []), ("audio", 1), ("there", {}), ("there", None), ("more", 1)],
 )  # fmt: skip
 def test_a_head_that_was_edited_is_named_by_line_and_field(tmp_path: Path, field: str, value: object) -> None:
@@ -70,7 +71,8 @@ def test_a_head_that_was_edited_is_named_by_line_and_field(tmp_path: Path, field
 @pytest.mark.parametrize(
     ("field", "value"),
     [("question", 1), ("question", " "), ("span", [1]), ("span", "ab"), ("span", [2.0, 1.0]), ("seed", 1.5),
-     ("span", [2.0, float("inf")]), ("sampling", {"foo": 1}), ("sampling", {**ROW["sampling"], "temperature": -3}),
+     ("span", [-5.0, 1.0]), ("span", [2.0, float("inf")]), ("sampling", {"foo": 1}),
+     ("sampling", {**ROW["sampling"], "temperature": -3}), ("sampling", {**ROW["sampling"], "max_tokens": 0}),
      ("sampling", {**ROW["sampling"], "temperature": float("inf")}), ("sampling", {**ROW["sampling"], "top_k": 2**31}),
      ("seed", -1), ("seed", 2**32 - 1), ("token_ids", 5), ("token_ids", ["a"]), ("long", "bogus"), ("came", 1)],
 )  # fmt: skip
@@ -94,10 +96,10 @@ def test_a_line_that_is_no_row_is_named_by_its_number(tmp_path: Path, row: objec
 
 def test_what_is_no_record_of_this_version_says_what_to_do(tmp_path: Path) -> None:
     old = {name: value for name, value in HEAD.items() if name not in ("schema", "there")}
-    with pytest.raises(FileError, match=r"schema is 1, this vllama reads 2; ask again with --record, or .* vllama 0$"):
+    with pytest.raises(FileError, match=r"schema is 1, this vllama reads 3; ask again with --record, or .* vllama 0$"):
         read_record(write(tmp_path, old, ROW))
-    with pytest.raises(FileError, match="schema is 3"):
-        read_record(write(tmp_path, {**HEAD, "schema": 3}, ROW))
+    with pytest.raises(FileError, match="schema is 2"):
+        read_record(write(tmp_path, {**HEAD, "schema": 2}, ROW))
     with pytest.raises(FileError, match="give a file that --record wrote"):
         read_record(write(tmp_path, ROW))
     with pytest.raises(FileError, match="is empty"):

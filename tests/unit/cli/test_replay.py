@@ -56,15 +56,26 @@ def test_replay_runs_where_the_record_ran_unless_told_otherwise(run: Callable, r
     assert (lines(record)[0]["device"], lines(record)[0]["runner"]) == ("cpu", "onnx")
     assert_same(run("replay", record))
     assert_same(run("replay", record, "--device", "cpu", "--engine", "onnx"))
-    with_head(record, device="cuda:99")
+    with_head(record, device="cuda:99", gpu_layers=3)
     elsewhere = run("replay", record)
     assert (elsewhere.returncode, elsewhere.stdout) == (5, ""), "on the CPU other tokens might come out"
     assert elsewhere.stderr.count("\n") == 1
     here = run("replay", record, "--device", "cpu")
     assert (here.returncode, "same: " in here.stderr) == (0, True), here.stderr
-    assert "encoded on cpu with onnx, recorded on cuda:99 with onnx: answers may differ" in here.stderr
+    where = "encoded on cpu with onnx, recorded on cuda:99 with onnx"
+    layers = "answered with 0 layers on the GPU, recorded with 3"
+    assert f"{where}; {layers}: answers may differ" in here.stderr
     wrong = run("replay", record, "--device", "cpu", "--engine", "bogus")
     assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1), wrong.stderr
+
+
+def test_replay_has_the_context_of_the_record(run: Callable, clip: Path, tmp_path: Path) -> None:
+    path = tmp_path / "record.jsonl"
+    assert run("index", clip, "-m", "miniature", "--fps", 8).returncode == 0
+    how = ("--long", "segments", "--ctx-size", 200, "--record", path)
+    assert run("ask", clip, "What happens last?", *ASKED, *how).returncode == 0
+    assert (lines(path)[0]["n_ctx"], lines(path)[0]["gpu_layers"]) == (200, 0)
+    assert_same(run("replay", path))
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,20 @@ def test_temperature_zero_takes_the_best_token_whatever_else_is_set() -> None:
     np.testing.assert_array_equal(sampling_probabilities(LOGITS, greedy), [0, 1, 0, 0])
 
 
+@pytest.mark.parametrize("temperature", [5e-324, 1e-310, 9e-6])
+def test_tiny_temperature_takes_the_best_token(temperature: float) -> None:
+    cold = replace(PLAIN, temperature=temperature)
+    np.testing.assert_array_equal(sampling_probabilities(LOGITS, cold), [0, 1, 0, 0])
+    assert Sampler(cold, 0, start_token=0).draw(LOGITS) == 1
+
+
+@pytest.mark.parametrize(("temperature", "penalty"), [(1e-5, 1.0), (1e300, 1.0), (1.0, 0.001), (1.0, 1000.0)])
+def test_the_ends_of_the_ranges_give_probabilities(temperature: float, penalty: float) -> None:
+    sampling = replace(PLAIN, temperature=temperature, repetition_penalty=penalty)
+    found = sampling_probabilities(np.array([-90.0, 90.0, 0.0], np.float32), sampling, previous=[0, 1])
+    assert found.sum() == pytest.approx(1.0)
+
+
 def test_temperature_comes_before_top_p() -> None:
     hot = replace(PLAIN, temperature=100.0, top_p=0.6)
     assert (sampling_probabilities(LOGITS, hot) > 0).tolist() == [False, True, True, True]

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
 from vllama.runtime.errors import MissingFileError, ModelNotFoundError, SpecError
-from vllama.runtime.spec import find_spec, read_specs, spec_from_dict, spec_to_dict
+from vllama.runtime.spec import MOST_TOKENS, Sampling, find_spec, read_specs, spec_from_dict, spec_to_dict
+
+RIGHT = Sampling(temperature=0.0, top_p=1.0, top_k=0, max_tokens=1)
 
 
 def test_every_published_variant_has_an_entry() -> None:
@@ -81,6 +84,61 @@ def test_unusable_models_file_is_refused(tmp_path: Path) -> None:
     broken.write_text("[model.x]\n")
     with pytest.raises(SpecError, match="unknown table 'model'"):
         read_specs(broken)
+
+
+@pytest.mark.parametrize("name", ["models", "video", "messages"])
+def test_what_should_be_tables_and_is_none_is_refused(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "models.toml"
+    path.write_text(f"{name} = 3\n")
+    with pytest.raises(SpecError, match=rf"models\.toml: {name} is 3; write tables \[{name}\.NAME\]"):
+        read_specs(path)
+
+
+def test_byte_order_mark_is_no_part_of_a_models_file(tmp_path: Path) -> None:
+    path = tmp_path / "models.toml"
+    path.write_text("[models]\n", "utf-8-sig")
+    assert read_specs(path) == read_specs()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "use"),
+    [
+        ("temperature", -1, "0 or more"),
+        ("temperature", float("nan"), "0 or more"),
+        ("temperature", float("inf"), "0 or more"),
+        ("top_p", 0, "more than 0, and at most 1"),
+        ("top_p", 1.01, "more than 0, and at most 1"),
+        ("top_p", float("nan"), "more than 0, and at most 1"),
+        ("top_k", -1, f"0 to {MOST_TOKENS}"),
+        ("top_k", MOST_TOKENS + 1, f"0 to {MOST_TOKENS}"),
+        ("max_tokens", 0, f"1 to {MOST_TOKENS}"),
+        ("max_tokens", MOST_TOKENS + 1, f"1 to {MOST_TOKENS}"),
+        ("repetition_penalty", 0, "0.001 to 1000"),
+        ("repetition_penalty", float("inf"), "0.001 to 1000"),
+        ("repetition_penalty", float("nan"), "0.001 to 1000"),
+    ],
+)
+def test_sampling_out_of_range_is_refused_wherever_it_comes_from(field: str, value: float, use: str) -> None:
+    with pytest.raises(SpecError, match=f"^{field} is {value}; use {use}$"):
+        replace(RIGHT, **{field: value})  # type: ignore[arg-type]
+    entry = spec_to_dict(find_spec("miniature"))
+    entry["llm"]["sampling"] = {**asdict(RIGHT), field: value}
+    with pytest.raises(SpecError, match=rf"^here: llm\.sampling: {field} is .*; use {use}; mend the entry$"):
+        spec_from_dict(entry, "here")
+
+
+@pytest.mark.parametrize(
+    ("part", "kind", "text"),
+    [("prompt", "next", "Human:"), ("messages", "video", "{video} {questoin}"), ("messages", "text", "{")],
+)
+def test_template_that_no_prompt_can_be_made_of_is_named(part: str, kind: str, text: str) -> None:
+    entry = spec_to_dict(find_spec("miniature"))
+    texts, name = (entry["prompt"], "") if part == "prompt" else (entry["messages"]["message"], ".message")
+    texts[kind] = text
+    with pytest.raises(SpecError) as error:
+        spec_from_dict(entry, "models.mine")
+    assert str(error.value).startswith(f"models.mine: {part}{name}.{kind} is {text!r}; write a template that has {{")
+    assert "\n" not in str(error.value)
 
 
 def test_unknown_model_lists_the_known() -> None:

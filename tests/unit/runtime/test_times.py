@@ -69,6 +69,39 @@ def test_span_after_the_end_of_a_clip_is_refused(span: Span | None, inside: bool
         check_span(span, 6.0)
 
 
+@pytest.mark.parametrize(
+    ("start", "end"),
+    [(5.0, 2.0), (float("nan"), float("nan")), (0.0, float("nan")), (float("inf"), float("inf")),
+     (-float("inf"), 0.0), (-1.0, -1.0), (-3.0, 2.0)],
+)  # fmt: skip
+def test_what_is_no_span_is_refused(start: float, end: float) -> None:
+    with pytest.raises(SpecError, match=r"^a span [^\n]*; [^\n]*$"):
+        Span(start, end)
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan"), float("inf")])
+def test_last_of_no_time_is_refused(seconds: float) -> None:
+    with pytest.raises(SpecError, match="are no time at all; give more than 0 seconds"):
+        Span.last(seconds)
+
+
+@pytest.mark.parametrize("text", ["9" * 400, "9" * 400 + "m", "9" * 400 + ":00", "1:" + "9" * 400 + ":00"])
+def test_time_that_no_number_holds_is_no_time(text: str) -> None:
+    with pytest.raises(SpecError, match="is no time"):
+        parse_seconds(text)
+
+
+def test_span_is_cut_to_the_clip_and_one_beyond_it_is_left_with_nothing() -> None:
+    assert Span(2.0, 100.0).within(6.0) == Span(2.0, 6.0)
+    assert Span.last(2.0).within(6.0) == Span(4.0, 6.0)
+    assert Span.last(9.0).within(6.0) == Span(0.0, 6.0)
+    assert Span.at(5.5).within(6.0) == Span(0.0, 6.0)
+    assert Span.whole().within(0.0) == Span(0.0, 0.0)
+    beyond = Span(62.0, 100.0).within(6.0)
+    assert (beyond.start, beyond.is_moment, beyond.end - beyond.start < 1e-9) == (62.0, False, True)
+    assert beyond.within(6.0) == beyond
+
+
 @given(st.integers(0, 10**6))
 def test_a_written_time_is_read_as_itself(tenths: int) -> None:
     assert round(parse_seconds(clock(tenths / 10)) * 10) == tenths
