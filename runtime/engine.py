@@ -15,7 +15,7 @@ from .clock import Clock
 from .encoders import Encoders
 from .errors import FileError, SpecError
 from .indexing import Need
-from .library import index_clip
+from .library import Library
 from .live import Live
 from .live_chat import LiveChat
 from .llama_context import Kv, gpu_memory
@@ -68,8 +68,9 @@ class Engine:
         self.kv: Kv = kv or bundle.kv
         self.n_ctx = n_ctx or bundle.spec.llm.n_ctx
         self.gpu_layers = 0
-        self._dtype = "float32" if bundle.manifest.precision["frames"] == "fp32" else "float16"
         self._encoders = Encoders(bundle, self.placement, threads)
+        self._dtype = "float32" if bundle.manifest.precision["frames"] == "fp32" else "float16"
+        self._library = Library(bundle, self._encoders, self._dtype)
         self._backbone: Backbone | None = None
         if answers:
             self.gpu_layers = _layers(gpu_layers, bundle, self.n_ctx, self.kv, self.placement.device)
@@ -175,10 +176,9 @@ class Engine:
         if not 0.0 <= fps <= DENSEST_FPS:
             raise SpecError(f"fps is {fps:g}; use 0 to {DENSEST_FPS:g}")
         need = Need(fps, None if span == Span.whole() else span, audio)
-        return index_clip(
-            Path(path), need, self.bundle, self._encoders, self._dtype,
-            timeline=timeline, must_save=must_save, note=note, progress=progress,
-        )  # fmt: skip
+        return self._library.index(
+            Path(path), need, timeline=timeline, must_save=must_save, note=note, progress=progress
+        )
 
     def watch(
         self,

@@ -53,7 +53,7 @@ def _rows(self: object, rows: Any, wanted: bool) -> str:
 _CALLS: tuple[tuple[str, str, Label], ...] = (
     ("vllama.cli.app", "_load", _IMPORTS),
     ("vllama.runtime.engine", "open_bundle", "bundle: manifest, sizes and stamps"),
-    ("vllama.runtime.engine", "index_clip", "timeline: find and check"),
+    ("vllama.runtime.library", "Library.index", "timeline: find and check"),
     ("vllama.runtime.library", "identify", "timeline: which clip it is"),
     ("vllama.runtime.store", "Store.read", "timeline: read"),
     ("vllama.runtime.saved", "Saved.fill", "timeline: map features"),

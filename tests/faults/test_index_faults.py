@@ -18,7 +18,7 @@ import av
 import numpy as np
 import pytest
 
-from vllama.runtime import DiskFullError, Engine, FileError, MediaError, Span, SpecError, Timeline, library
+from vllama.runtime import DiskFullError, Engine, FileError, MediaError, Span, SpecError, Timeline, saver
 from vllama.runtime.catalogue import list_entries
 from vllama.runtime.store import MOST_SMALL
 
@@ -336,7 +336,7 @@ def test_long_index_needs_few_open_files(
 ) -> None:
     resource = pytest.importorskip("resource")
     engine.index(minute, fps=0.0)  # what is opened once is open
-    monkeypatch.setattr(library, "_CHUNK_FEATURES", 1)
+    monkeypatch.setattr(saver, "_CHUNK_FEATURES", 1)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     probe = os.open(os.devnull, os.O_RDONLY)
     os.close(probe)

@@ -10,7 +10,7 @@ import av
 import numpy as np
 import pytest
 
-from vllama.runtime import Engine, Span, Timeline, indexing, library
+from vllama.runtime import Engine, Span, Timeline, indexing, saver
 from vllama.runtime.catalogue import list_entries
 from vllama.runtime.change import STILL, Glance
 from vllama.runtime.encoders import Encoders
@@ -107,7 +107,7 @@ def test_index_that_goes_on_shares_what_it_would_have_without_the_pause(
         if done == moment:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(library, "_CHUNK_FEATURES", 4)
+    monkeypatch.setattr(saver, "_CHUNK_FEATURES", 4)
     with pytest.raises(KeyboardInterrupt):
         engine.index(noisy, fps=1.0, progress=stop)
     resumed = engine.index(noisy, fps=1.0)
@@ -321,7 +321,7 @@ def test_merged_chunks_go_where_what_is_mapped_cannot_be_removed(
         unlink(path, missing_ok=missing_ok)
 
     monkeypatch.setattr(Path, "unlink", refuse)
-    monkeypatch.setattr(library, "_CHUNK_FEATURES", 4)
+    monkeypatch.setattr(saver, "_CHUNK_FEATURES", 4)
     first: Timeline | None = engine.index(noisy, fps=0.0)
     if not is_extended:
         first = None
