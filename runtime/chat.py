@@ -143,11 +143,11 @@ class Chat:
         _check_long(long)
         try:
             opening = self._opening(self._look(span, long))
-            self._restore(opening)
+            is_kept = self._restore(opening)
             self._backbone.prefill_ahead(opening)
         except ContextOverflowError:
             return  # the question will say so, or leave old turns out
-        if keep:
+        if keep and not is_kept:
             self._backbone.wait_ahead()
             self._prefixes.keep(self._backbone.save())
 
@@ -333,12 +333,14 @@ class Chat:
                 break
         return [segment for segment in opening if isinstance(segment, Embeds) or segment]
 
-    def _restore(self, opening: Segments) -> None:
-        """Take the opening from the disk if it was kept there and is not at hand."""
-        if self._backbone.cached(opening) < _rows(opening):
-            found = self._prefixes.find(self._backbone.keys(opening))
-            if found is not None:
-                self._backbone.restore(found)
+    def _restore(self, opening: Segments) -> bool:
+        """Take the opening from the disk if it was kept there and is not at hand; returns whether it was taken."""
+        if self._backbone.cached(opening) >= _rows(opening):
+            return False
+        found = self._prefixes.find(self._backbone.keys(opening))
+        if found is not None:
+            self._backbone.restore(found)
+        return found is not None
 
 
 def _check_long(long: Long | None) -> None:

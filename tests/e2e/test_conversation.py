@@ -112,6 +112,10 @@ def test_kept_prefix_gives_the_same_tokens_without_reading_the_media(
         usage = ask(later.chat(timeline), later, "What?")
         assert usage.token_ids == plain.token_ids
         assert usage.prefilled_tokens < plain.prefilled_tokens - 12  # the media at least
+    written = kept.stat().st_ino
+    with Engine.open(tiny_bundle) as later:
+        later.chat(timeline).prepare(keep=True)
+        assert kept.stat().st_ino == written, "what was found on disk is not written again"
     kept.write_bytes(kept.read_bytes()[:-100])
     with Engine.open(tiny_bundle) as later:
         usage = ask(later.chat(timeline), later, "What?")
