@@ -61,10 +61,7 @@ def wants_tensorrt(arguments: list[str]) -> bool:
 
 def install(extras: str) -> None:
     """Bring `.venv` up to date: dependencies when they were changed, vllama itself when a source file was."""
-    if sys.version_info[:2] != (3, 11) and not VENV.exists():
-        print(f"note: tested on Python 3.11, this is {sys.version.split()[0]}", file=sys.stderr)
-    if not VENV.exists():
-        subprocess.run([sys.executable, "-m", "venv", str(VENV)], check=True)
+    need_venv()
     if stale(f"dependencies-{extras}", ROOT / "pyproject.toml", CONSTRAINTS):
         need_compiler()
         pip("install", "--constraint", str(CONSTRAINTS), f"{ROOT}[{extras}]")
@@ -73,6 +70,17 @@ def install(extras: str) -> None:
     if stale("sources", *files):
         pip("install", "--no-deps", "--force-reinstall", str(ROOT))
         done("sources", *files)
+
+
+def need_venv() -> None:
+    """Make `.venv`, or what is missing of one whose making was interrupted: pip comes last."""
+    if (BIN / ("pip.exe" if os.name == "nt" else "pip")).exists():
+        return
+    if sys.version_info[:2] != (3, 11):
+        print(f"note: tested on Python 3.11, this is {sys.version.split()[0]}", file=sys.stderr)
+    code = subprocess.run([sys.executable, "-m", "venv", str(VENV)], stdout=sys.stderr).returncode
+    if code:
+        sys.exit(f"{VENV} cannot be made ({code}); on Debian and Ubuntu: sudo apt-get install python3.11-venv")
 
 
 def need_system() -> None:
@@ -92,7 +100,12 @@ def need_compiler() -> None:
 
 def pip(*arguments: str) -> None:
     command = [str(BIN / "python"), "-m", "pip", "--quiet", "--disable-pip-version-check", *arguments]
-    code = wait(subprocess.Popen(command, stdout=sys.stderr))
+    process = subprocess.Popen(command, stdout=sys.stderr)
+    try:
+        code = process.wait()
+    except KeyboardInterrupt:
+        process.wait()  # it has heard it, too, and leaves nothing half
+        raise
     if code:
         paths = "; where a path was too long, set TEMP to a short folder, C:\\t" if os.name == "nt" else ""
         sys.exit(f"pip failed ({code}); on a machine without a C++ compiler: {COMPILER.get(sys.platform, '')}{paths}")
@@ -136,4 +149,7 @@ def digest(*files: Path) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(130)

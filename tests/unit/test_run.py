@@ -106,3 +106,22 @@ def test_a_mac_that_has_no_packages_is_refused_in_one_line(
         return
     with pytest.raises(SystemExit, match=rf"macOS 14 or newer on Apple silicon; this is {release} on {machine}$"):
         run.need_system()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the programs are scripts")
+def test_a_venv_whose_making_was_interrupted_is_made_to_the_end(
+    run: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run.VENV, run.BIN = tmp_path / ".venv", tmp_path / ".venv" / "bin"
+    run.BIN.mkdir(parents=True)
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\necho $* >&2\ntouch {run.BIN / 'pip'}\n", "utf-8")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    run.need_venv()
+    run.need_venv()  # it is whole now
+    assert capfd.readouterr().err == f"-m venv {run.VENV}\n"
+    (run.BIN / "pip").unlink()
+    python.write_text("#!/bin/sh\nexit 1\n", "utf-8")
+    with pytest.raises(SystemExit, match=r"\.venv cannot be made \(1\); on Debian and Ubuntu: sudo apt-get install"):
+        run.need_venv()
