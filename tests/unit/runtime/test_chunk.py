@@ -87,7 +87,16 @@ def test_cut_file_is_refused(tmp_path: Path, length: int) -> None:
 def test_header_that_is_none_of_ours_is_refused(tmp_path: Path, header: bytes) -> None:
     path = tmp_path / "a"
     path.write_bytes(struct.pack("<Q", len(header)) + header)
-    with pytest.raises(FileError):
+    with pytest.raises(FileError, match=r"^(no safetensors file of features|has [\d,]+ bytes of|does not say what)"):
+        open_chunk(path)
+
+
+def test_more_than_the_header_tells_of_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    _write(path, 0, 4)
+    size = path.stat().st_size
+    path.write_bytes(path.read_bytes() + b"\0")
+    with pytest.raises(FileError, match=rf"^has {size + 1} bytes of {size}$"):
         open_chunk(path)
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +67,20 @@ def test_index_needs_the_pictures_of_its_grid_and_all_of_the_sound(vicuna_spec: 
     for first, last in missing.clips:
         covered[first:last] = True
     assert covered.all()
+    firsts = [first for first, _ in missing.clips]
+    assert np.diff(firsts).max() == 16000  # half overlapping, so that whatever happens is whole in one of them
+
+
+def test_picture_of_a_grid_is_the_one_that_rounding_put_behind_its_time(vicuna_spec: ModelSpec) -> None:
+    late = replace(_INFO, frame_times=np.arange(_LENGTH) / _RATE + 1e-9)
+    missing = find_missing(late, _timeline(vicuna_spec), Need(fps=1.0), vicuna_spec)
+    assert set(range(0, _LENGTH, _RATE)) <= {*missing.frames}
+
+
+def test_picture_at_the_end_of_a_span_is_of_it(vicuna_spec: ModelSpec) -> None:
+    slow = replace(_INFO, frame_times=np.arange(float(_SECONDS)), frame_rate=1.0)
+    missing = find_missing(slow, _timeline(vicuna_spec), Need(span=Span(4.0, 5.0)), vicuna_spec)
+    assert {4, 5} <= {*missing.frames}
 
 
 @pytest.mark.parametrize(
@@ -132,8 +147,18 @@ def test_without_sound_none_is_encoded_and_none_is_taken_for_encoded(vicuna_spec
     assert (missing.whole, missing.clips, timeline.samples) == ([], [], None)
     _index(timeline, quiet, vicuna_spec)
     assert is_covered(timeline, quiet, vicuna_spec)
+    assert is_covered(timeline, Need(span=Span(10.0, 50.0), audio=False), vicuna_spec)
     assert not is_covered(timeline, Need(), vicuna_spec)
     assert not is_covered(timeline, Need(fps=1.0), vicuna_spec)
+
+
+def test_sound_that_was_counted_and_is_not_there_is_not_taken_for_encoded(vicuna_spec: ModelSpec) -> None:
+    timeline = _timeline(vicuna_spec)
+    _index(timeline, Need(), vicuna_spec)
+    assert is_covered(timeline, Need(), vicuna_spec)
+    timeline.replace_whole_clips(())
+    assert timeline.samples
+    assert not is_covered(timeline, Need(), vicuna_spec)
 
 
 def test_sound_shorter_than_a_stretch_is_taken_whole(vicuna_spec: ModelSpec) -> None:

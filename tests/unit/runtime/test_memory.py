@@ -142,6 +142,13 @@ def test_any_size_is_merged_as_the_rules_say(data: st.DataObject) -> None:
     same(memory.frames_now(), slow_moment(features, fragment, kept, limit, short), count)
 
 
+def test_of_equal_neighbours_the_first_are_merged() -> None:
+    features = np.ones((40, 1, 2), np.float32)
+    memory = filled(features, Memory(24))
+    same(memory.frames(), slow_whole(features, 8, 2, 24), 40)
+    same(memory.frames_now(), slow_moment(features, 8, 2, 24, 18), 40)
+
+
 def test_frame_by_frame_is_the_same_as_at_once() -> None:
     features = random_frames(500)
     times = [i / 2 for i in range(500)]

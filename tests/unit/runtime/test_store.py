@@ -177,6 +177,13 @@ def test_picture_that_was_encoded_itself_is_taken_whichever_file_comes_first(sto
     assert (store.read().frames, store.read().shared) == (2, 0)
 
 
+def test_picture_has_the_features_it_was_given_last(store: Store) -> None:
+    with store.writing(lambda process: False):
+        store.append([*_frames(0, 5), _as(10, 0)], [], [])
+        store.append([_as(10, 5, equal=True)], [], [])
+    assert [(frame.index, frame.of) for frame in _filled(store.read()).frames_in()] == [(0, None), (5, None), (10, 5)]
+
+
 def test_picture_whose_features_are_gone_is_missing(store: Store) -> None:
     with store.writing(lambda process: False):
         store.append(_frames(0), [], [])
@@ -272,6 +279,27 @@ def test_chunk_that_was_deleted_is_missed(store: Store) -> None:
     assert [entry.state for entry in list_entries()] == ["broken: files of features are missing"]
 
 
+def test_chunk_of_sound_that_was_deleted_is_missed(store: Store) -> None:
+    _three_chunks(store)
+    with store.writing(lambda process: False):
+        store.describe(_about(frames=6, clips=5))
+    store.read().chunks[3].path.unlink()
+    assert (store.read().frames, store.read().is_whole) == (6, False)
+
+
+def test_description_of_another_timeline_or_version_is_told(store: Store) -> None:
+    _three_chunks(store)
+    for wrong, why in (
+        (_about(content="d" * 64), "is of another timeline"),
+        (_about(model="n" * 64), "is of another timeline"),
+        (_about(schema=SCHEMA - 1), f"was made by another version (schema {SCHEMA - 1})"),
+        (_about(schema=SCHEMA + 1), f"was made by another version (schema {SCHEMA + 1})"),
+    ):
+        store.describe(wrong)
+        saved = store.read()
+        assert (saved.about, saved.broken) == (None, ((store.folder / ABOUT, why),))
+
+
 @pytest.mark.parametrize("text", ["", "{}", "[1]", '{"schema": 1}', "\x00"])
 def test_damaged_description_costs_only_itself(store: Store, text: str) -> None:
     _three_chunks(store)
@@ -288,6 +316,22 @@ def test_written_since_the_beginning_can_be_undone(store: Store) -> None:
         store.append(_frames(99), [], [])
         store.undo()
     assert [index for index, _ in _held(store)] == [0, 10, 30, 40, 60, 70]
+
+
+def test_what_was_undone_is_not_looked_for_again(store: Store) -> None:
+    with store.writing(lambda process: False):
+        store.append(_frames(1), [], [])
+        store.undo()
+        store.append(_frames(2), [], [])
+        assert store.settle() is None
+    assert [index for index, _ in _held(store)] == [2]
+
+
+def test_what_another_writer_added_meanwhile_is_not_written_over(store: Store) -> None:
+    for number, each in enumerate((store, Store.of(_CONTENT, _MODEL), store)):
+        with each.writing(lambda process: False):
+            each.append(_frames(number), [], [])
+    assert [index for index, _ in _held(store)] == [0, 1, 2]
 
 
 def test_one_writes_at_a_time(store: Store) -> None:
@@ -484,6 +528,32 @@ def test_undone_and_wholly_damaged_files_that_could_not_be_removed_do_not_count(
     assert [index for index, _ in _held(store)] == [0]
     assert _cleaned(store).frames == 1
     assert len(list(store.folder.glob("*.safetensors"))) <= 3  # two of them hold nothing
+
+
+def test_partly_damaged_file_that_could_not_be_removed_does_not_count(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with store.writing(lambda process: False):
+        store.append(_frames(0, 1), [], [])
+    (chunk,) = store.read().chunks
+    _damage(chunk, "frame_features", 0)
+    with _mapped_files_stay(monkeypatch), store.writing(lambda process: False):
+        store.repair(chunk)
+    saved = store.read()
+    assert (saved.frames, saved.damaged(), saved.leftover) == (1, [], (chunk.path,))
+
+
+def test_merged_file_that_is_torn_is_left_over_and_not_missed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    with store.writing(lambda process: False):
+        store.append(_frames(0), [], [])
+        store.append(_frames(1), [], [])
+    torn = store.read().chunks[0].path
+    with _mapped_files_stay(monkeypatch), store.writing(lambda process: False):
+        store.compact(1)
+    os.truncate(torn, 40)
+    saved = store.read()
+    assert (saved.frames, saved.broken) == (2, ())
+    assert torn in saved.leftover
 
 
 def test_timelines_are_listed_beside_one_that_is_written_and_one_that_is_removed(store: Store) -> None:

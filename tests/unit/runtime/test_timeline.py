@@ -8,6 +8,7 @@ import pytest
 
 from vllama.runtime import timeline
 from vllama.runtime.errors import SpecError
+from vllama.runtime.remembered import Remembered
 from vllama.runtime.timeline import Budget, ClipFeature, FrameFeature, Timeline, nearest
 from vllama.runtime.types import Span
 
@@ -77,7 +78,9 @@ def test_forgotten_span_is_not_seen_nor_heard() -> None:
     for start in (0.0, 3.0, 6.0):
         timeline.add_clip(ClipFeature(start, start + 2.0, np.zeros(4, np.float16)), whole=True)
         timeline.add_clip(ClipFeature(start, start + 2.0, np.zeros(4, np.float16)), whole=False)
+    timeline.remembered = Remembered(np.zeros((2, 3), np.float32), (0.0,), 10)
     timeline.forget(Span(3.0, 5.0))
+    assert timeline.remembered is None
     assert [f.index for f in timeline.frames_in()] == [0, 10, 20, 60, 70, 80, 90]
     assert [c.start for c in timeline.choose_clips(3, 2.0)] == [0.0, 6.0]
     assert timeline.clip_count == 4
@@ -217,6 +220,37 @@ def test_a_live_timeline_shows_and_sounds_nothing_of_a_time_without_anything() -
     assert [c.start for c in timeline.choose_clips(2, 2.0, Span(17.0, 30.0))] == [17.0, 19.0]
     timeline.reach(10.0)
     assert timeline.duration == 80.0
+
+
+def test_sound_that_only_touches_a_span_is_not_of_it() -> None:
+    timeline = _live(None)
+    for start in (0.0, 6.0):
+        timeline.add_clip(ClipFeature(start, start + 2.0, np.zeros(4, np.float16)), whole=False)
+    assert timeline.choose_clips(4, 2.0, Span(2.0, 6.0)) == []
+
+
+def test_the_time_held_is_that_since_the_oldest_of_what_was_seen_and_heard() -> None:
+    timeline = _live(None)
+    timeline.add_clip(ClipFeature(2.0, 4.0, np.zeros(4, np.float16)), whole=False)
+    timeline.add_frame(FrameFeature(5, 5.0, np.zeros((2, 3), np.float16)))
+    assert timeline.held == 3.0
+
+
+def test_the_only_picture_is_kept_where_the_budget_has_no_room_for_it() -> None:
+    timeline = _live(Budget(bytes=4))
+    for second in range(2):
+        timeline.add_frame(FrameFeature(second, float(second), np.zeros((2, 3), np.float16)))
+        assert timeline.frame_count == 1
+
+
+def test_the_only_sound_is_kept_however_old_it_is() -> None:
+    timeline = _live(Budget(bytes=12 * 20))
+    for start in (0.0, 10.0):
+        timeline.add_clip(ClipFeature(start, start + 2.0, np.zeros(4, np.float16)), whole=False)
+    timeline.forget(Span(0.0, 5.0))
+    for second in range(12, 100):
+        timeline.add_frame(FrameFeature(second, float(second), np.zeros((2, 3), np.float16)))
+    assert timeline.has_clip(10.0)
 
 
 def test_time_that_goes_on_without_anything_new_ends_the_budget_of_seconds() -> None:
