@@ -77,7 +77,7 @@ def grid(clip: Path, fps: float, size: int) -> list[Frame]:
 
 def seen(engine: Engine, clip: Path, fps: float, count: int) -> list[Seen]:
     """The first pictures of a clip, encoded."""
-    encoders, found = engine._encoders, []
+    encoders, found = engine.encoders, []
     for frame in grid(clip, fps, engine.spec.video.image_size)[:count]:
         features = encoders.frame_features([frame])[0]
         found.append(Seen(Glance(frame.pixels), features, encoders.video_embeds(features[None]).data))

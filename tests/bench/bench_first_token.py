@@ -70,11 +70,11 @@ def first_token(
     """Milliseconds from the question to its first token, nothing of its prompt in the KV cache unless read ahead."""
     sampling = replace(engine.spec.llm.sampling, temperature=0.0, max_tokens=2)
     list(engine.chat(timeline, audio=audio).ask("Something else.", long="frames", sampling=sampling))
-    engine._backbone._cached.clear()  # type: ignore[union-attr]
+    engine.backbone._cached.clear()
     chat = engine.chat(timeline, audio=audio)
     if ahead:
         chat.prepare(long=long)
-        engine._backbone.wait_ahead()  # type: ignore[union-attr]
+        engine.backbone.wait_ahead()
     *_, last = chat.ask(QUESTION, long=long, sampling=sampling)
     assert last.usage is not None
     return last.usage.first_token_ms

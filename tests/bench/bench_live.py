@@ -79,7 +79,7 @@ def of_file(engine: Engine, live: Live, timeline: Timeline) -> Usage:
     live.pause()
     chat = engine.chat(timeline)
     chat.prepare()
-    engine._backbone.wait_ahead()  # type: ignore[union-attr]
+    engine.backbone.wait_ahead()
     time.sleep(0.5)
     *_, last = chat.ask(QUESTION, sampling=replace(engine.spec.llm.sampling, temperature=0.0, max_tokens=8))
     assert last.usage is not None

@@ -83,7 +83,7 @@ def stillness(engine: Engine, films: list[Film]) -> None:
     """What passes for still: how much is not encoded, how far it was off, and what is answered then."""
     clean = [pictures(film.info, _FPS, 0.0, engine) for film in films]
     noisy = [camera(film.info, engine.spec.video.image_size) for film in films]
-    features = [[engine._encoders.frame_features([Frame(0, 0.0, p)])[0] for _, p in shown] for shown in noisy]
+    features = [[engine.encoders.frame_features([Frame(0, 0.0, p)])[0] for _, p in shown] for shown in noisy]
     every = np.concatenate([np.stack(each) for each in features])
     scale = float(np.linalg.norm(every - every.mean(0), axis=(1, 2)).mean())
     pairs(clean, noisy, features, scale)
@@ -166,14 +166,14 @@ def fed(engine: Engine, info: MediaInfo, shown: Shown, hop: float) -> Timeline:
     """A live timeline with these pictures and the sound of the file, stretch by stretch."""
     live = Timeline(engine.bundle.encoders_hash, "", "video", 0, 0.0, FRAME_RATE, sound=info.has_audio, live=True)
     for at, pixels in shown:
-        features = engine._encoders.frame_features([Frame(0, at, pixels)])[0].astype(np.float16)
+        features = engine.encoders.frame_features([Frame(0, at, pixels)])[0].astype(np.float16)
         live.add_frame(FrameFeature(round(at * FRAME_RATE), at, features))
     audio = engine.spec.audio
     if info.has_audio and audio is not None:
         count, size = count_samples(info, audio.sample_rate), round(audio.clip_seconds * audio.sample_rate)
         starts = range(0, max(count - size, 0) + 1, round(hop * audio.sample_rate))
         for sound in read_samples(info, [(start, min(start + size, count)) for start in starts], audio.sample_rate):
-            features = engine._encoders.clip_features([sound])[0].astype(np.float16)
+            features = engine.encoders.clip_features([sound])[0].astype(np.float16)
             live.add_clip(ClipFeature(sound.start, sound.end, features), whole=False)
     live.reach(info.duration)
     return live

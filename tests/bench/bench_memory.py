@@ -20,61 +20,61 @@ import numpy as np
 
 from vllama.runtime.backend import open_backend
 from vllama.runtime.bundle import find_bundle, open_bundle
-from vllama.runtime.memory import Memory, extended_positions, position_count
+from vllama.runtime.memory import Memory, extended_positions
+from vllama.runtime.remembered import memory_limit, start_memory
+from vllama.runtime.spec import ModelSpec, find_spec
 from vllama.runtime.types import Float32
 
-_FULL_SIZE = (32, 768)  # query_tokens, hidden_size
-_TABLE_ROWS = 32
+_FULL_SIZE = "video-llama-2-7b-chat"
 _DISTINCT = 256  # frames that are made; a longer film repeats them
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="a bundle, by name or folder: times its video graph at 8 and at all frames")
+    parser.add_argument(
+        "--model", help="a bundle, by name or folder: times its video graph at 8 and at a memory's frames"
+    )
     parser.add_argument("--frames", type=int, default=3600, help="frames of the film")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1, help="of the video graph")
     options = parser.parse_args()
     bundle = open_bundle(find_bundle(options.model)) if options.model else None
-    shape, table = _FULL_SIZE, np.zeros((_TABLE_ROWS, _FULL_SIZE[1]), np.float32)
-    if bundle:
-        qformer = bundle.spec.video.qformer
-        shape, table = (qformer.query_tokens, qformer.hidden_size), bundle.positions()["video"]
+    spec = bundle.spec if bundle else find_spec(_FULL_SIZE)
+    qformer, rows = spec.video.qformer, spec.video.video_qformer.max_frames
+    shape = (qformer.query_tokens, qformer.hidden_size)
+    table = bundle.positions()["video"] if bundle else np.zeros((rows, qformer.hidden_size), np.float32)
     print(f"features {shape}, {options.frames} frames, {os.cpu_count()} cores, median of {options.runs} runs")
-    memory_costs(shape, table, options.frames, options.runs)
+    memory_costs(spec, shape, table, options.frames, options.runs)
     if bundle:
-        video_graph_costs(bundle.path("video.onnx"), shape, table, options.runs, options.threads)
+        video_graph_costs(bundle.path("video.onnx"), spec, shape, table, options.runs, options.threads)
 
 
-def memory_costs(shape: tuple[int, int], table: Float32, count: int, runs: int) -> None:
+def memory_costs(spec: ModelSpec, shape: tuple[int, int], table: Float32, count: int, runs: int) -> None:
     """One row per step of memory."""
-    limit = position_count(len(table))
+    limit = memory_limit(spec)
     distinct = np.random.default_rng(0).standard_normal((_DISTINCT, *shape)).astype(np.float16)
-    film = [distinct[i % _DISTINCT] for i in range(count)]
-    times = [float(i) for i in range(count)]
-    memory = Memory(limit)
 
-    def keep(fragment: int) -> Callable[[], None]:
-        def run() -> None:
-            nonlocal memory
-            memory = Memory(limit, fragment=fragment)
-            for moment, features in zip(times, film, strict=True):
-                memory.add(moment, features)
+    def kept() -> Memory:
+        memory = start_memory(spec, count)
+        assert memory is not None, f"of {count} frames there is no memory"
+        for number in range(count):
+            memory.add(float(number), distinct[number % _DISTINCT])
+        return memory
 
-        return run
-
-    _row("keep, fragments from 2 on", keep(2), runs, count, "frame")
-    _row("keep, fragments from 8 on", keep(8), runs, count, "frame")
+    memory = kept()
+    _row("keep", kept, runs, count, "frame")
     _row(f"question, whole ({len(memory.frames().times)} frames)", memory.frames, runs, 1, "question")
     _row(f"question, now ({len(memory.frames_now().times)} frames)", memory.frames_now, runs, 1, "question")
     _row(f"positions ({limit})", lambda: extended_positions(table, limit), runs, 1, "question")
 
 
-def video_graph_costs(path: Path, shape: tuple[int, int], table: Float32, runs: int, threads: int) -> None:
+def video_graph_costs(
+    path: Path, spec: ModelSpec, shape: tuple[int, int], table: Float32, runs: int, threads: int
+) -> None:
     """The video Q-former over the frames of the original and over a full memory."""
     backend = open_backend(path, threads=threads)
     rng = np.random.default_rng(0)
-    for count in (8, len(table), position_count(len(table))):
+    for count in (spec.video.num_frames, memory_limit(spec)):
         inputs = {
             "frame_features": rng.standard_normal((1, count, *shape)).astype(np.float32),
             "positions": extended_positions(table, count),

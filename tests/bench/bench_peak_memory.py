@@ -29,6 +29,7 @@ def memory():
 def say(what):
     global top
     peak, now, mapped, own = memory()
+    top = max(top, (now, mapped, own))  # of a step that ends before it is watched
     print(f"{what:<10}" + "".join(f"{1024 * value / 1e9:>8.2f}" for value in (peak, now, mapped, own, top[1], top[2])))
     sys.stdout.flush()
     top = (0, 0, 0)

@@ -91,7 +91,7 @@ def test_the_clock_starts_after_installing_and_leaves_most_for_the_bench(
 
 _PYTHON = """#!{python}
 import os, sys, time
-folder, ends = {folder!r}, {ends!r}
+folder, code = {folder!r}, {code!r}
 if sys.argv[1] == "-c":
     print("NVIDIA H200")
 elif sys.argv[2] == "pytest":
@@ -100,8 +100,9 @@ elif sys.argv[2] == "pytest":
 else:
     print("| a row |")
     parent = os.getppid()
-    while not ends and os.getppid() == parent:
+    while code is None and os.getppid() == parent:
         time.sleep(0.1)
+    sys.exit(code)
 """
 _TESTS = """
 import warnings
@@ -125,21 +126,21 @@ def test_answers(placement, count):
 """
 
 
-def machine(folder: Path, skipped: list[str], *, ends: bool) -> list[str]:
-    """The command on one whose tests are others, and whose bench prints one row and then ends, or does not."""
+def machine(folder: Path, skipped: list[str], *, code: int | None) -> list[str]:
+    """The command on one whose tests are others, and whose bench prints one row and ends with `code`; None: never."""
     tests = folder / "tests"
     tests.mkdir()
     (tests / "test_made_up.py").write_text(_TESTS.format(skipped=skipped), "utf-8")
     (tests / "pytest.ini").write_text("[pytest]\nfilterwarnings = error\nmarkers = gpu\n", "utf-8")
     python = folder / "python"
-    python.write_text(_PYTHON.format(python=sys.executable, folder=str(tests), ends=ends), "utf-8")
+    python.write_text(_PYTHON.format(python=sys.executable, folder=str(tests), code=code), "utf-8")
     python.chmod(0o755)
     return [sys.executable, str(_RUN), "--python", str(python), "--out", str(folder / "out")]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="the Python is a script")
 def test_results_are_there_when_everything_is_killed(tmp_path: Path) -> None:
-    process = subprocess.Popen(machine(tmp_path, ["tensorrt"], ends=False), stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(machine(tmp_path, ["tensorrt"], code=None), stdout=subprocess.DEVNULL)
     found = ""
     for _ in range(1800):
         time.sleep(0.1)
@@ -158,16 +159,16 @@ def test_results_are_there_when_everything_is_killed(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="the Python is a script")
 @pytest.mark.parametrize(
-    ("skipped", "code", "words"),
+    ("skipped", "bench", "code", "words"),
     [
-        (["onnx", "tensorrt"], 3, "NO TEST OF VLLAMA PASSED ON THE GPU"),
-        ([], 0, "tests of vllama passed on the GPU through ONNX Runtime and TensorRT"),
+        (["onnx", "tensorrt"], 1, 3, "NO TEST OF VLLAMA PASSED ON THE GPU"),
+        ([], 0, 0, "tests of vllama passed on the GPU through ONNX Runtime and TensorRT"),
     ],
 )
 def test_results_say_what_ran_and_the_code_where_nothing_did(
-    skipped: list[str], code: int, words: str, tmp_path: Path
+    skipped: list[str], bench: int, code: int, words: str, tmp_path: Path
 ) -> None:
-    done = subprocess.run(machine(tmp_path, skipped, ends=True), capture_output=True, text=True, timeout=300)
+    done = subprocess.run(machine(tmp_path, skipped, code=bench), capture_output=True, text=True, timeout=300)
     assert done.returncode == code, done.stdout + done.stderr
     assert words in done.stdout.splitlines()[-1]
     (path,) = (tmp_path / "out").iterdir()
