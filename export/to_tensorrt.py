@@ -15,8 +15,8 @@ from vllama.runtime.bundle import Bundle, EngineRecord, FileRecord, engine_name,
 from vllama.runtime.errors import BackendError, FileError, SpecError
 from vllama.runtime.files import write_whole
 from vllama.runtime.gpus import find_gpus
-from vllama.runtime.memory import position_count
 from vllama.runtime.placement import GPU_BATCH
+from vllama.runtime.remembered import memory_limit
 from vllama.runtime.spec import ModelSpec
 from vllama.runtime.tensorrt import Library, load_library, make_log
 
@@ -30,7 +30,6 @@ _CURRENT = 1  # not a capability, but "what is in this machine"
 # Of pictures or stretches of sound: one, live, those of a file, and more than vllama itself gives at once. A profile
 # takes the memory of its most, so the last is not the one for files.
 _BATCHES = [(1, 1, 1), (1, 2, 4), (GPU_BATCH, GPU_BATCH, GPU_BATCH), (GPU_BATCH, 16, 32)]
-_REMEMBERED = 64  # pictures a memory keeps of a long clip
 _WAKE_SECONDS = 0.2  # waiting without a limit would keep Ctrl-C out on Windows
 
 
@@ -141,9 +140,8 @@ def profiles(graph: str, spec: ModelSpec) -> list[tuple[int, int, int]]:
     if graph == "audio":
         assert spec.audio is not None
         return [(1, spec.audio.num_clips, spec.audio.audio_qformer.max_clips)]
-    few, most = spec.video.num_frames, position_count(spec.video.video_qformer.max_frames)
-    remembered = [(few + 1, min(max(few + 1, _REMEMBERED), most), most)] if most > few else []
-    return [(1, few, few), *remembered]
+    few, most = spec.video.num_frames, memory_limit(spec)
+    return [(1, few, few), *([(few + 1, most, most)] if most else [])]
 
 
 def _built(builder: Builder, path: Path, sizes: Sequence[tuple[int, int, int]], step: Callable[[float], None]) -> Any:

@@ -22,7 +22,7 @@ from .tensorrt import Library, load_library, make_log
 from .types import Float32
 
 _FLOAT_BYTES = 4
-_MANY_SIZES = 64  # in one profile: then hardly one comes again, as of the pictures that a memory keeps
+_MANY_SIZES = 32  # in one profile: then hardly one comes again, as of the pictures that a memory keeps
 _NON_BLOCKING = 1  # cudaStreamNonBlocking: it does not wait for what others do on the GPU
 
 

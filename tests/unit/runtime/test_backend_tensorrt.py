@@ -265,7 +265,7 @@ def test_kernels_of_a_shape_are_compiled_before_it_runs(tmp_path: Path) -> None:
     assert config.dynamic_shapes_kernel_specialization_strategy.name == "EAGER"
     assert config.cuda_graph_strategy.name == "WHOLE_GRAPH_CAPTURE"
     assert {each.name for each in memory} == {"ON_PROFILE_CHANGE"}
-    backend._ranges = [[(1, 1, 8), (0, 1, 8)], [(1, 9, 256), (0, 9, 256)]]  # as of `video`
+    backend._ranges = [[(1, 1, 8), (0, 1, 8)], [(1, 9, 64), (0, 9, 64)]]  # as of `video`
     assert backend._made_context() == "context"
     assert config.dynamic_shapes_kernel_specialization_strategy.name == "NONE"
     assert config.cuda_graph_strategy.name == "DISABLED"
@@ -339,7 +339,7 @@ def test_compiled_kernels_are_kept_as_soon_as_a_shape_ran(tmp_path: Path) -> Non
 
 
 def test_where_no_shape_is_compiled_only_what_a_profile_needs_is_kept(tmp_path: Path) -> None:
-    backend, _, kept = running(tmp_path / "kernels", _ranges=[[(0, 1, 8)], [(0, 9, 256)]])
+    backend, _, kept = running(tmp_path / "kernels", _ranges=[[(0, 1, 8)], [(0, 9, 64)]])
     for count, times in ((1, 1), (2, 1), (9, 2), (10, 2), (3, 2)):
         backend.run(rows(count))
         assert len(kept) == times, count
