@@ -45,7 +45,9 @@ def test_ask_without_a_model_asks_the_miniature_and_says_so(name: str, vllama: C
 
 def test_real_clips_are_outside_its_world(vllama: Callable, clips: Path, tmp_path: Path) -> None:
     own = {"VLLAMA_MODELS": str(tmp_path / "none")}
-    for clip in clips.glob("*.mp4"):
+    films = sorted(clips.glob("*.mp4"))
+    assert films
+    for clip in films:
         done = vllama("ask", clip, "What do you see?", env=own)
         assert "outside my world" in done.stdout, clip
 

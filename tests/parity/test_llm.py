@@ -226,9 +226,12 @@ def test_another_size_has_the_logits_of_its_definition(other: Other, rows: int) 
     )
     prompt = torch.from_numpy(rows_of(segments, other.weights["model.embed_tokens.weight"].float().numpy()))
     other.backbone.prefill(segments)
+    read = len(prompt)
     for token in other.backbone.generate(Sampling(temperature=0, top_p=1.0, top_k=0, max_tokens=5), 0):
         np.testing.assert_allclose(other.backbone.logits(), llama(prompt, other), atol=1e-3)
         prompt = torch.cat([prompt, other.weights["model.embed_tokens.weight"][token][None].float()])
+    assert len(prompt) == read + 5 or other.backbone.finish == "stop"
+    assert len(prompt) > read
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

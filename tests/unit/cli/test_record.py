@@ -4,13 +4,16 @@ import json
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from vllama.cli.newfile import JsonLines
-from vllama.cli.record import Clear, Row, read_record
-from vllama.runtime import DiskFullError, FileError, Span
+from vllama.cli.record import Clear, Recorder, Row, There, _came, _there, read_record
+from vllama.runtime import DiskFullError, FileError, Span, Timeline
+from vllama.runtime.timeline import FrameFeature
 
 HEAD: dict[str, object] = {
     "schema": 3, "vllama": "0", "model": "m", "model_files": {"a": "b"}, "clip": "c.mp4", "content": "d",
@@ -108,6 +111,38 @@ def test_what_is_no_record_of_this_version_says_what_to_do(tmp_path: Path) -> No
         read_record(write(tmp_path, HEAD, {"clear": True}))
     with pytest.raises(FileError, match="No such file"):
         read_record(tmp_path / "none.jsonl")
+
+
+def test_what_came_is_what_is_new_or_has_other_features() -> None:
+    known = There(frames=(0, 2, 4, 6), copies=((2, 0), (6, 4)), clips=(0.5,), remembered=None)
+    assert _came(known, known) is None
+    there = There(frames=(0, 2, 4, 6, 8), copies=((6, 0), (8, 4)), clips=(0.5, 1.5), remembered="a")
+    assert _came(there, known) == There(frames=(2, 6, 8), copies=((6, 0), (8, 4)), clips=(1.5,), remembered="a")
+    assert _came(replace(known, remembered="a"), known) == There((), (), (), "a")
+
+
+def test_a_picture_that_is_another_one_to_the_bit_is_no_copy() -> None:
+    timeline = Timeline("m", "c", "video", 3, 3.0, 1.0, sound=False)
+    features = np.zeros((2, 3), np.float32)
+    for index, equal in ((0, True), (1, True), (2, False)):
+        timeline.add_frame(FrameFeature(index, float(index), features, of=0 if index else None, equal=equal))
+    assert _there(timeline) == There(frames=(0, 1, 2), copies=((2, 0),), clips=(), remembered=None)
+
+
+def test_a_record_that_lacks_a_line_has_none_after_it(tmp_path: Path) -> None:
+    path = tmp_path / "new.jsonl"
+    lines = JsonLines(path)
+    recorder = Recorder(lines, None, path, None, audio=False)  # type: ignore[arg-type]
+    recorder.clear()
+    assert not path.exists(), "nothing was said that could be forgotten"
+    recorder._known = There((), (), (), None)
+    recorder.clear()
+    written = path.rename(tmp_path / "moved.jsonl")
+    with pytest.raises(FileError, match="No such file"):
+        recorder.clear()
+    written.rename(path)
+    recorder.clear()
+    assert path.read_bytes() == b'{"clear": true}\n'
 
 
 def test_a_file_that_is_there_is_not_touched_and_none_is_made_before_its_first_line(tmp_path: Path) -> None:

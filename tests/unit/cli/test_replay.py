@@ -14,6 +14,7 @@ from vllama.cli.record import There, digest
 from vllama.cli.replay import _find
 from vllama.runtime import Timeline
 from vllama.runtime.remembered import Remembered
+from vllama.runtime.timeline import FrameFeature
 
 ASKED = ("-m", "miniature", "-n", 8, "--temperature", 0, "--device", "cpu")
 CIRCLE = Path(cli.__file__).parent / "demo_clips" / "circle.mp4"
@@ -56,13 +57,13 @@ def test_replay_runs_where_the_record_ran_unless_told_otherwise(run: Callable, r
     assert (lines(record)[0]["device"], lines(record)[0]["runner"]) == ("cpu", "onnx")
     assert_same(run("replay", record))
     assert_same(run("replay", record, "--device", "cpu", "--engine", "onnx"))
-    with_head(record, device="cuda:99", gpu_layers=3)
+    with_head(record, device="cuda:99", runner="tensorrt", gpu_layers=3)
     elsewhere = run("replay", record)
     assert (elsewhere.returncode, elsewhere.stdout) == (5, ""), "on the CPU other tokens might come out"
     assert elsewhere.stderr.count("\n") == 1
     here = run("replay", record, "--device", "cpu")
     assert (here.returncode, "same: " in here.stderr) == (0, True), here.stderr
-    where = "encoded on cpu with onnx, recorded on cuda:99 with onnx"
+    where = "encoded on cpu with onnx, recorded on cuda:99 with tensorrt"
     layers = "answered with 0 layers on the GPU, recorded with 3"
     assert f"{where}; {layers}: answers may differ" in here.stderr
     wrong = run("replay", record, "--device", "cpu", "--engine", "bogus")
@@ -122,6 +123,24 @@ def test_the_memory_of_the_whole_is_kept_where_it_is_the_recorded_one_only() -> 
     assert _find(there, timeline).remembered is timeline.remembered
     for other in (None, "another"):
         assert _find(replace(there, remembered=other), timeline).remembered is None
+
+
+def test_a_picture_that_has_other_features_than_recorded_is_lacking() -> None:
+    features = np.arange(3 * 6, dtype=np.float32).reshape(3, 2, 3)
+    timeline = Timeline("m", "c", "video", 3, 3.0, 1.0, sound=False)
+    for index, of, equal in ((0, None, True), (1, 0, False), (2, None, True)):
+        own = features[index if of is None else of]
+        timeline.add_frame(FrameFeature(index, float(index), own, of=of, equal=equal))
+    there = There((0, 1, 2), ((1, 0),), (), None)
+    found = _find(there, timeline)
+    assert ([frame.index for frame in found.frames], found.lacking, found.missing) == ([0, 1, 2], set(), 0)
+    assert found.frames[1].features is found.frames[0].features
+    itself = _find(replace(there, copies=()), timeline)
+    assert ([frame.index for frame in itself.frames], itself.lacking, itself.missing) == ([0, 2], {1}, 1)
+    of_another = _find(replace(there, copies=((1, 2),)), timeline)
+    np.testing.assert_array_equal(of_another.frames[1].features, features[2])
+    of_a_copy = _find(replace(there, copies=((2, 1),)), timeline)
+    assert of_a_copy.lacking == {1, 2}
 
 
 def test_recorded_pictures_that_are_not_there_are_said(run: Callable, record: Path) -> None:

@@ -14,6 +14,7 @@ from vllama.export.fidelity import _kl, fixed_prompts, llm_fidelity
 from vllama.export.llama import LlamaFolder, open_llama
 from vllama.export.to_gguf import to_gguf
 from vllama.runtime.bundle import Bundle, open_bundle
+from vllama.runtime.llama_context import LlamaContext
 from vllama.runtime.prompt import Media, Piece, Turn, build_prompt
 from vllama.runtime.spec import ModelSpec
 from vllama.runtime.types import Embeds
@@ -64,6 +65,14 @@ def test_model_judged_by_itself_costs_nothing(llama: LlamaFolder, gguf: Gguf, pr
     assert (row.same_top, row.flips, row.prompts) == (1.0, 0, 3)
     assert steps == sorted(steps)
     assert steps[-1][0] == steps[-1][1] > 0
+
+
+def test_the_end_of_an_answer_is_judged_too(
+    llama: LlamaFolder, gguf: Gguf, prompts: list[list[Piece]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LlamaContext, "is_end", lambda context, token: True)  # no answer of random weights ends
+    row = llm_fidelity(llama, gguf(lambda head: head.roll(1, 0)), prompts, "rolled", 1)
+    assert (row.same_top, row.flips) == (0.0, len(prompts))
 
 
 def test_sharper_model_differs_and_flips_nothing(llama: LlamaFolder, gguf: Gguf, prompts: list[list[Piece]]) -> None:

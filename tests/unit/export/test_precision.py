@@ -213,7 +213,8 @@ def test_small_graphs_only_store_their_matrices_narrow(tmp_path: Path) -> None:
         np.testing.assert_allclose(ran(model, tmp_path)[name], array, rtol=0, atol=1e-5)
 
 
-def test_bias_of_a_product_with_one_stays_wide_in_small_graphs(tmp_path: Path) -> None:
+def gemm() -> ir.Model:
+    """y = x W^T + b in one product, whose matrix is stored (out, in)."""
     graph = helper.make_graph(
         [helper.make_node("Gemm", ["x", "w", "b"], ["y"], transB=1)],
         "gemm",
@@ -221,9 +222,20 @@ def test_bias_of_a_product_with_one_stays_wide_in_small_graphs(tmp_path: Path) -
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 6])],
         [numpy_helper.from_array(WEIGHT, "w"), numpy_helper.from_array(BIAS, "b")],
     )
-    model = ir.serde.deserialize_model(
+    return ir.serde.deserialize_model(
         helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     )
+
+
+def test_matrix_that_is_not_stored_by_column_has_no_8_bits(tmp_path: Path) -> None:
+    model = gemm()
+    lower(model, "w8a16")
+    assert {array.dtype for array in written(model, tmp_path).values()} == {np.dtype(np.float16)}
+    np.testing.assert_allclose(ran(model, tmp_path, X[0])["y"], X[0] @ WEIGHT.T + BIAS, atol=0.05)
+
+
+def test_bias_of_a_product_with_one_stays_wide_in_small_graphs(tmp_path: Path) -> None:
+    model = gemm()
     lower(model, "int8")
     weights = written(model, tmp_path)
     assert {array.shape: array.dtype for array in weights.values()} == {(6, 70): np.float16, (6,): np.float32}

@@ -97,6 +97,7 @@ def test_what_rounding_hurts_most_is_kept_wider_and_named(other_spec: ModelSpec,
 
 def test_errors_seen_are_those_of_rounding(other_spec: ModelSpec, other_parts: dict[str, Part]) -> None:
     _, _, _, seen = planned(other_parts["frames"], other_spec)
+    assert {*empty_graph("frames", other_spec).state_dict()} > {*seen} > set()
     for key, each in seen.items():
         assert 0 < each.wide < each.narrow < 0.05, (key, each.narrow, each.wide)
 
@@ -107,6 +108,7 @@ def test_only_the_first_of_the_batch_are_looked_at(other_spec: ModelSpec, other_
     loud = array.copy()
     loud[2] *= 100
     (_, one), (_, other) = (observe(graph, part.state.__getitem__, {key: each}, 2) for each in (array, loud))
+    assert one.keys() == other.keys() != set()
     for name in one:
         np.testing.assert_allclose(one[name].activations, other[name].activations, rtol=1e-4)
 

@@ -84,7 +84,35 @@ def test_what_a_kill_left_half_written_is_swept_and_finished_parts_stay(out: Pat
     first.make("frames", "key", maker(first, "frames.onnx"))
     for name in ("clips.onnx.data", "journal.json.part", "manifest.json.part"):
         (first.folder / name).write_bytes(b"half")
+    (first.folder / "pieces").mkdir()
+    (first.folder / "pieces" / "clips.onnx").write_bytes(b"half")
     assert names(Staging(out).folder) == {"journal.json", "frames.onnx"}
+
+
+def test_what_a_part_was_gives_its_room_back_before_it_is_made_again(out: Path) -> None:
+    staging = Staging(out)
+    staging.make("frames", "key", maker(staging, "frames.onnx"))
+
+    def make() -> StagedPart:
+        assert "frames.onnx" not in names(staging.folder)
+        return maker(staging, "frames.onnx.data")()
+
+    staging.make("frames", "other", make)
+    assert names(staging.folder) == {"journal.json", "frames.onnx.data"}
+
+
+def test_part_that_could_not_be_recorded_is_not_finished(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    staging = Staging(out)
+
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(DiskFullError, match="frames: no space left"):
+        staging.make("frames", "key", maker(staging, "frames.onnx"))
+    assert (staging.parts, names(staging.folder)) == ({}, set())
+    staging.discard_if_empty()
+    assert not staging.folder.exists()
 
 
 @pytest.mark.parametrize("before", [False, True], ids=["first time", "made again"])

@@ -143,22 +143,34 @@ def test_progress_counts_bytes_up_to_all(tiny: LlamaFolder, vicuna_spec: ModelSp
     assert 0.9 * report.bytes - 65536 < done[-1] < report.bytes
 
 
-def test_the_file_says_what_it_is(tiny: LlamaFolder, vicuna_spec: ModelSpec, tmp_path: Path) -> None:
-    to_gguf(tiny, vicuna_spec, tmp_path / "llm.gguf", "Q4_K_M")
+def test_the_file_says_what_it_is(random_llama: Callable[..., Made], vicuna_spec: ModelSpec, tmp_path: Path) -> None:
+    llama, _ = random_llama(64, 96, 1, 4, 2)
+    llama.config = replace(llama.config, rope_theta=5e5, rms_norm_eps=0.25, n_ctx_train=999)
+    to_gguf(llama, vicuna_spec, tmp_path / "llm.gguf", "Q4_K_M")
     fields = {name: field.contents() for name, field in GGUFReader(tmp_path / "llm.gguf").fields.items()}
-    config, vocabulary = tiny.config, tiny.vocabulary
+    config, vocabulary = llama.config, llama.vocabulary
     assert fields["general.name"] == vicuna_spec.name
     assert fields["general.license"] == vicuna_spec.license
     assert fields["general.source.url"] == vicuna_spec.source
     assert fields["general.file_type"] == QUANTS["Q4_K_M"].file_type
     assert fields["llama.context_length"] == config.n_ctx_train
+    assert fields["llama.embedding_length"] == 64
+    assert fields["llama.feed_forward_length"] == 96
+    assert fields["llama.block_count"] == 1
+    assert (fields["llama.attention.head_count"], fields["llama.attention.head_count_kv"]) == (4, 2)
+    assert fields["llama.attention.layer_norm_rms_epsilon"] == config.rms_norm_eps
+    assert fields["llama.rope.dimension_count"] == 16
     assert fields["llama.rope.freq_base"] == config.rope_theta
+    assert fields["llama.vocab_size"] == config.vocab_size
+    assert fields["tokenizer.ggml.scores"] == list(vocabulary.scores)
     assert fields["tokenizer.ggml.tokens"] == list(vocabulary.pieces)
     assert fields["tokenizer.ggml.token_type"] == list(vocabulary.types)
     assert (fields["tokenizer.ggml.bos_token_id"], fields["tokenizer.ggml.eos_token_id"]) == (
         vocabulary.bos,
         vocabulary.eos,
     )
+    added = [fields[f"tokenizer.ggml.{name}"] for name in ("add_bos_token", "add_eos_token", "add_space_prefix")]
+    assert added == [True, False, True]
 
 
 @pytest.mark.parametrize(("dtype", "quant"), [(torch.float16, "F16"), (torch.bfloat16, "BF16")])

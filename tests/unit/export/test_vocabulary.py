@@ -52,6 +52,18 @@ def test_one_entry_per_row_and_rows_without_a_piece_are_unused(folder: Path) -> 
     assert vocabulary.sources == (folder / "tokenizer.model",)
 
 
+def test_added_token_has_the_last_row_or_is_said_to_be_left_out(folder: Path) -> None:
+    rows = len(read_vocabulary(folder, 1000).pieces)
+    for token, last, notes in (
+        (rows - 1, ("[PAD]", CONTROL), ()),
+        (rows, (f"<row {rows - 1}>", UNUSED), (f"added token '[PAD]' with id {rows} is left out",)),
+    ):
+        (folder / "added_tokens.json").write_text(json.dumps({"[PAD]": token}), "utf-8")
+        vocabulary = read_vocabulary(folder, rows)
+        assert (vocabulary.pieces[-1], vocabulary.types[-1]) == last
+        assert vocabulary.notes == notes
+
+
 def test_more_pieces_than_rows_are_refused_with_both_numbers(folder: Path) -> None:
     with pytest.raises(FileError, match=r"tokenizer\.model: it has \d+ pieces and the embedding 20 rows"):
         read_vocabulary(folder, 20)

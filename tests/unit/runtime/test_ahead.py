@@ -58,7 +58,8 @@ def test_closing_ends_the_thread_and_the_source() -> None:
         finally:
             ended.set()
 
-    items = ahead(source(), 2)
+    made = source()  # and held, so that nobody but the thread closes it
+    items = ahead(made, 2)
     next(items)
     items.close()
     assert ended.is_set()

@@ -3,6 +3,7 @@ from __future__ import annotations
 import shutil
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,49 @@ def test_an_answer_can_be_left_and_asked_for_again(backbone: Backbone) -> None:
     assert list(backbone.generate(GREEDY, 0)) == whole
 
 
+def test_the_next_prompt_ends_an_answer(backbone: Backbone) -> None:
+    backbone.prefill([[1, 300]])
+    answer = backbone.generate(GREEDY, 0)
+    next(answer)
+    backbone.prefill([[1, 301]])
+    assert (list(answer), backbone.finish) == ([], "cancelled")
+    assert backbone.prefill([[1, 301]]) == 1
+
+
+def test_what_was_saved_is_gone_on_with_by_another(path: Path, backbone: Backbone) -> None:
+    prompt: list[list[int] | Embeds] = [[1, 300, 301, 302]]
+    backbone.prefill(prompt)
+    prefix = backbone.save()
+    with Backbone(path, 64, threads=1) as other:
+        other.prefill([[1, 400]])
+        assert other.restore(prefix)
+        with pytest.raises(BackendError, match="there are no logits"):
+            other.logits()
+        assert other.cached(prompt) == 4
+        assert other.prefill(prompt) == 1
+        np.testing.assert_allclose(other.logits(), backbone.logits(), atol=5e-3)
+
+
+def test_what_was_saved_and_does_not_fit_leaves_an_empty_cache(path: Path, backbone: Backbone) -> None:
+    with Backbone(path, 128, threads=1) as longer:
+        longer.prefill([[1, *[300] * 100]])
+        long = longer.save()
+    backbone.prefill([[1, 300]])
+    short = backbone.save()
+    for prefix in (long, replace(short, keys=(1,)), replace(short, data=short.data[:-8])):
+        backbone.prefill([[1, 300]])
+        assert not backbone.restore(prefix)
+        assert backbone.cached([[1, 300]]) == 0
+        assert backbone.prefill([[1, 300]]) == 2
+
+
+def test_what_is_saved_while_it_is_read_ahead_is_whole(path: Path) -> None:
+    with Backbone(path, 2048, threads=1) as backbone:
+        backbone.prefill_ahead([[1, *[300] * 2000]])
+        prefix = backbone.save()
+        assert backbone.restore(prefix)
+
+
 def test_the_same_seed_gives_the_same_answer_and_another_seed_another(backbone: Backbone) -> None:
     def answer(seed: int) -> list[int]:
         backbone.prefill([[1, 300]])
@@ -196,6 +240,24 @@ def test_what_is_read_ahead_is_finished_for_the_prompt_that_begins_with_it(
         assert sum(batches) == 804  # nothing was read twice
         backbone.prefill_ahead([[1, *[301] * 600]])
         assert backbone.prefill([[1, 302]]) == 1
+
+
+def test_what_fails_while_it_is_read_ahead_fails_the_prompt_that_begins_with_it(
+    backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, decode = threading.Event(), backbone._llama.decode
+
+    def fail_once(rows: Rows, wanted: bool) -> Float32 | None:
+        monkeypatch.setattr(backbone._llama, "decode", decode)
+        asked.wait(10.0)
+        raise BackendError("llama_decode returned 1")
+
+    monkeypatch.setattr(backbone._llama, "decode", fail_once)
+    backbone.prefill_ahead([[1, 300]])
+    threading.Timer(0.05, asked.set).start()
+    with pytest.raises(BackendError, match="llama_decode returned 1"):
+        backbone.prefill([[1, 300, 301]])
+    assert backbone.prefill([[1, 300, 301]]) == 3
 
 
 def test_cancel_also_ends_what_is_read_ahead_and_the_prompt_after_it(path: Path) -> None:

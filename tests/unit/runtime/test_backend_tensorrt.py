@@ -18,8 +18,8 @@ import pytest
 
 from vllama.export.to_tensorrt import EngineOptions, add_engines, open_builder
 from vllama.runtime import backend_tensorrt
-from vllama.runtime.backend_tensorrt import TensorrtBackend, import_cudart, invalid, pieces
-from vllama.runtime.bundle import Bundle, open_bundle
+from vllama.runtime.backend_tensorrt import TensorrtBackend, _cache_path, import_cudart, invalid, pieces
+from vllama.runtime.bundle import Bundle, EngineRecord, open_bundle
 from vllama.runtime.errors import BackendError, BackendUnavailableError, FileError, ShapeError
 from vllama.runtime.gpus import Gpu, find_gpus
 from vllama.runtime.tensorrt import Library, load_library, make_log
@@ -199,6 +199,26 @@ def test_buffer_that_cannot_grow_is_gone_and_not_used_again() -> None:
         backend._buffer("pixel_values", 400)
     assert (backend._buffers, cuda.held) == ({}, {})
     assert backend._buffer("pixel_values", 16).host.size == 16
+
+
+def test_buffer_with_room_stays_where_it_is() -> None:
+    backend = backend_of(FakeCuda())
+    buffer = backend._buffer("x", 4)
+    assert backend._buffer("x", 4) is backend._buffer("x", 3) is buffer
+    assert backend._buffer("x", 5) is not buffer
+
+
+def test_compiled_kernels_are_those_of_the_engine_the_library_and_the_gpu() -> None:
+    record = EngineRecord(1, "a" * 64, "b" * 64, "tensorrt_rtx", "1.0", ("8.9",))
+    others = [
+        (record, CARD),
+        (replace(record, sha256="c" * 64), CARD),
+        (replace(record, version="1.1"), CARD),
+        (record, replace(CARD, name="Other")),
+        (record, replace(CARD, capability="12.0")),
+    ]
+    assert len({_cache_path(*each) for each in others}) == len(others)
+    assert _cache_path(record, replace(CARD, index=1)) == _cache_path(record, CARD)
 
 
 def test_host_without_memory_takes_none_of_the_gpu() -> None:

@@ -63,6 +63,8 @@ def test_a_repeat_has_the_features_of_the_last_one_encoded_and_its_own_time() ->
     assert same is not None
     assert same.equal
     assert repeats.find(6, 0.6, _grey(106)) is None  # compared with 100, not with the 102 that was near it
+    assert repeats.find(6, 0.6, _grey(100 + round(STILL))) is None
+    assert repeats.find(6, 0.6, _grey(99 + round(STILL))) is not None
     repeats.forget()
     assert repeats.find(7, 0.7, _grey(100)) is None
 

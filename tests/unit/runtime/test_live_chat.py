@@ -81,6 +81,29 @@ def test_what_was_prepared_is_asked_about_while_it_is_fresh(chat: LiveChat, time
     assert ask(chat).frame_times[0] == pytest.approx(592.0, abs=0.25)
 
 
+def test_an_older_window_is_not_taken_once_prepared_or_cleared_again_or_stale(
+    chat: LiveChat, timeline: Timeline
+) -> None:
+    def newest() -> float:
+        return chat._look(None, None).frame_times[0]
+
+    chat.fresh_seconds = 60.0
+    assert newest() == 590.0
+    go_on(timeline, 1.0)
+    assert newest() == 590.0
+    chat.prepare()
+    assert newest() == pytest.approx(591.0, abs=0.25)
+    go_on(timeline, 1.0)
+    chat.clear()
+    assert newest() == pytest.approx(592.0, abs=0.25)
+    go_on(timeline, 1.0)
+    chat.fresh_seconds = 0.1
+    time.sleep(0.15)
+    assert newest() == pytest.approx(593.0, abs=0.25)
+    chat.fresh_seconds = 60.0
+    assert [chat._look(None, long).long for long in (None, "memory", "frames")] == ["frames", "memory", "frames"]
+
+
 def test_only_the_turn_before_stands_in_the_prompt_with_the_media_of_now(chat: LiveChat) -> None:
     questions = ["What do you see?", "What do you hear?", "Is there a circle?", "Is there a circle?"]
     sizes = [ask(chat, question, Span(10.0 * n, 10.0 * n + 8.0)).prompt_tokens for n, question in enumerate(questions)]
@@ -212,3 +235,8 @@ def test_scores_come_from_the_logits_of_both_words(engine: Engine, timeline: Tim
     assert asked._decided(logits) == pytest.approx(0.25, abs=1e-6)
     logits[(asked._yes[0] + 1 + np.arange(3)) % len(logits)] = 9.0
     assert asked._decided(logits) is None
+    logits[:] = -20.0
+    other = next(token for token in range(len(logits)) if token not in (*asked._yes, *asked._no))
+    for share, decided in ((0.49, False), (0.51, True)):
+        logits[asked._no[0]], logits[other] = np.log(share), np.log(1.0 - share)
+        assert (asked._decided(logits) is not None) == decided

@@ -283,4 +283,6 @@ def test_first_positions_are_the_rows_of_the_table() -> None:
     for count in (0, 1, 8, 16):
         np.testing.assert_array_equal(extended_positions(table, count), table[:count])
     np.testing.assert_array_equal(extended_positions(table, 256)[:16], table[:16])
+    table[0] *= 1e15  # of which sums and differences would leave their rounding
+    np.testing.assert_array_equal(extended_positions(table, 256)[:16], table[:16])
     np.testing.assert_array_equal(extended_positions(table, 100), extended_positions(table, 256)[:100])

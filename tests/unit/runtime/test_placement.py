@@ -20,7 +20,7 @@ from vllama.runtime.errors import (
     VllamaError,
 )
 from vllama.runtime.gpus import Gpu, NoGpuError
-from vllama.runtime.placement import Placement, place
+from vllama.runtime.placement import GPU_BATCH, Placement, place
 from vllama.runtime.tensorrt import check_engines, load_library
 
 CARD = Gpu(0, "Card", "8.9", 8 << 30)
@@ -90,6 +90,10 @@ def with_engine(bundle: Bundle, **changes: Any) -> Bundle:
 
 def without_engines(bundle: Bundle) -> Bundle:
     return replace(bundle, manifest=replace(bundle.manifest, engines={}))
+
+
+def test_several_pictures_go_together_through_a_gpu_alone() -> None:
+    assert (Placement().batch, Placement("onnx", CARD).batch) == (1, GPU_BATCH)
 
 
 @pytest.mark.usefixtures("no_gpu")
@@ -190,8 +194,9 @@ def test_gpu_that_runs_the_kernels_of_an_older_one_is_taken(
 
 @pytest.mark.usefixtures("gpu")
 def test_number_that_no_gpu_has_is_refused(bundle: Bundle) -> None:
-    with pytest.raises(BackendUnavailableError, match="there is no cuda:3; there are cuda:0"):
-        place(bundle, "cuda:3")
+    for number in (1, 3):
+        with pytest.raises(BackendUnavailableError, match=f"there is no cuda:{number}; there are cuda:0$"):
+            place(bundle, f"cuda:{number}")
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from vllama.runtime.bundle import open_bundle, shipped_bundle
+from vllama.runtime.bundle import EngineRecord, open_bundle, shipped_bundle
 from vllama.runtime.llama_context import UBATCH_CPU, Kv
 from vllama.runtime.llm_file import LlmFacts, read_llm_facts
 from vllama.runtime.machine import GpuMemory
@@ -200,7 +201,11 @@ def test_the_graphs_of_a_bundle_count_with_their_weights(tmp_path: Path, monkeyp
     assert set(needs) == {"frames", "clips", "video", "audio"}
     for name, need in needs.items():
         assert need.weights == sum(path.stat().st_size for path in bundle.folder.glob(f"{name}.onnx*"))
+        assert need.gpu_weights == need.weights
     assert needs["frames"].activations > 0
+    engine = EngineRecord(12_345, "", "", "tensorrt_rtx", "1", ("8.9",))
+    built = replace(bundle, manifest=replace(bundle.manifest, engines={"frames": engine}))
+    assert graph_needs(built) == {**needs, "frames": replace(needs["frames"], gpu_weights=12_345)}
 
 
 def test_features_of_an_hour_are_pictures_and_half_overlapping_sound() -> None:

@@ -39,6 +39,7 @@ def test_a_damaged_file_is_not_taken(tmp_path: Path, size: int) -> None:
 def test_a_few_frames_more_do_not_make_it_useless_and_many_do() -> None:
     assert WHOLE.is_of(20)
     assert WHOLE.is_of(22)
+    assert replace(WHOLE, frames=18).is_of(20)
     assert not WHOLE.is_of(30)
     assert not WHOLE.is_of(19)
 

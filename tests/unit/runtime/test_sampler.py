@@ -29,6 +29,12 @@ def test_tiny_temperature_takes_the_best_token(temperature: float) -> None:
     assert Sampler(cold, 0, start_token=0).draw(LOGITS) == 1
 
 
+def test_tokens_that_tie_share_down_to_the_least_temperature_that_divides() -> None:
+    for temperature, likely in ((1e-5, [0.5, 0.5]), (9e-6, [1.0, 0.0])):
+        cold = replace(PLAIN, temperature=temperature)
+        assert sampling_probabilities(np.ones(2, np.float32), cold).tolist() == likely
+
+
 @pytest.mark.parametrize(("temperature", "penalty"), [(1e-5, 1.0), (1e300, 1.0), (1.0, 0.001), (1.0, 1000.0)])
 def test_the_ends_of_the_ranges_give_probabilities(temperature: float, penalty: float) -> None:
     sampling = replace(PLAIN, temperature=temperature, repetition_penalty=penalty)
@@ -44,6 +50,10 @@ def test_temperature_comes_before_top_p() -> None:
 def test_top_k_keeps_tokens_that_tie_with_the_last_one() -> None:
     logits = np.array([2, 1, 1, 0], np.float32)
     assert (sampling_probabilities(logits, replace(PLAIN, top_k=2)) > 0).tolist() == [True, True, True, False]
+
+
+def test_of_top_k_one_the_best_token_is_left() -> None:
+    assert (sampling_probabilities(LOGITS, replace(PLAIN, top_k=1)) > 0).tolist() == [False, True, False, False]
 
 
 def test_top_k_larger_than_the_vocabulary_keeps_all() -> None:

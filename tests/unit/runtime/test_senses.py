@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -10,12 +12,13 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.live.played import FastClock, PlayedCamera, PlayedMicrophone
-from vllama.runtime import change
+from vllama.runtime import change, senses
 from vllama.runtime.bundle import find_bundle, open_bundle
 from vllama.runtime.encoders import Encoders
 from vllama.runtime.senses import Hearing, Seeing
 from vllama.runtime.spec import AudioSpec
 from vllama.runtime.timeline import ClipFeature, FrameFeature
+from vllama.runtime.types import Float32, Frame
 
 
 @pytest.fixture(scope="module")
@@ -53,9 +56,9 @@ def _seeing(camera: PlayedCamera, encoders: Encoders, kept: list[FrameFeature], 
     return Seeing(camera, encoders, camera.clock, kept.append, fps=fps, answers=lambda: False, dtype="float16")
 
 
-def _see(seeing: Seeing, clock: FastClock, seconds: float) -> None:
-    for _ in range(round(seconds * 20)):
-        clock.advance(0.05)
+def _see(seeing: Seeing, clock: FastClock, seconds: float, every: float = 0.05) -> None:
+    for _ in range(round(seconds / every)):
+        clock.advance(every)
         if seeing.wait <= 0:
             seeing.step()
 
@@ -65,7 +68,9 @@ def test_pictures_are_taken_at_a_steady_rate_whatever_the_camera_gives(
 ) -> None:
     kept: list[FrameFeature] = []
     seeing = _seeing(PlayedCamera(clip, 56, clock), encoders, kept, fps=1.0)
-    _see(seeing, clock, 16.0)
+    _see(seeing, clock, 2.0)
+    assert 0.9 < seeing.rate < 1.6
+    _see(seeing, clock, 14.0)
     times = [frame.time for frame in kept]
     assert len(times) == pytest.approx(16, abs=1)
     assert np.diff(times) == pytest.approx(1.0, abs=0.2)
@@ -110,6 +115,74 @@ def test_what_is_forgotten_while_it_becomes_the_reference_is_forgotten(
     others[0].join()
     _see(seeing, clock, 1.0)
     assert seeing.encoded == 2
+
+
+def test_what_is_forgotten_while_it_is_encoded_is_forgotten(
+    encoders: Encoders, still_clip: Path, clock: FastClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[FrameFeature] = []
+    seeing = _seeing(PlayedCamera(still_clip, 56, clock), encoders, kept)
+    encode = encoders.frame_features
+
+    def interrupted(frames: list[Frame]) -> Float32:
+        if not seeing.encoded:
+            seeing.forget()
+        return encode(frames)
+
+    monkeypatch.setattr(encoders, "frame_features", interrupted)
+    _see(seeing, clock, 2.0)
+    assert seeing.encoded == 2
+
+
+def test_pictures_that_were_looked_at_late_are_not_made_up_for_nor_delay_the_next(
+    encoders: Encoders, clip: Path, clock: FastClock
+) -> None:
+    kept: list[FrameFeature] = []
+    seeing = _seeing(PlayedCamera(clip, 56, clock), encoders, kept)
+    _see(seeing, clock, 8.0, every=0.1)
+    assert len(kept) == pytest.approx(32, abs=2)
+    before = len(kept)
+    clock.advance(20.0)
+    _see(seeing, clock, 2.0, every=0.1)
+    assert len(kept) - before <= 10
+
+
+@pytest.fixture
+def dear(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To encode a picture, or a stretch of sound, takes a second."""
+    seconds = count()
+    monkeypatch.setattr(senses, "time", SimpleNamespace(perf_counter=lambda: float(next(seconds))))
+
+
+def test_pictures_that_are_dear_to_encode_come_as_seldom_as_the_pace_says(
+    encoders: Encoders, clip: Path, clock: FastClock, dear: None
+) -> None:
+    kept: list[FrameFeature] = []
+    _see(_seeing(PlayedCamera(clip, 56, clock), encoders, kept), clock, 10.0)
+    assert len(kept) == pytest.approx(5, abs=1)
+
+
+def test_sounds_that_are_dear_to_encode_are_left_out_and_counted(
+    encoders: Encoders, audio: AudioSpec, sound_file: Path, clock: FastClock, dear: None
+) -> None:
+    kept: list[ClipFeature] = []
+    hearing = _hearing(PlayedMicrophone(sound_file, 16000, clock), encoders, audio, kept)
+    _hear(hearing, clock, 8.5)
+    assert [clip.start for clip in kept] == [0.0, 2.0, 4.0, 6.0]
+    assert (hearing.encoded, hearing.left_out) == (4, 12)
+
+
+def test_a_stretch_of_sound_that_is_late_by_one_is_not_left_out(
+    encoders: Encoders, audio: AudioSpec, sound_file: Path, clock: FastClock
+) -> None:
+    kept: list[ClipFeature] = []
+    hearing = _hearing(PlayedMicrophone(sound_file, 16000, clock), encoders, audio, kept)
+    _hear(hearing, clock, 2.1)
+    clock.advance(1.0)
+    hearing.step()
+    hearing.step()
+    assert [clip.start for clip in kept] == [0.0, 0.5, 1.0]
+    assert hearing.left_out == 0
 
 
 def test_moving_pictures_are_encoded_each(encoders: Encoders, clip: Path, clock: FastClock) -> None:

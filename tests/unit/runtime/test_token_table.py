@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 
@@ -77,10 +78,11 @@ def test_a_table_of_another_shape_is_refused(path: Path) -> None:
         TokenTable(path, 999_999, 256)
 
 
-def test_a_file_that_is_gone_is_said(path: Path, tmp_path: Path) -> None:
+def test_a_file_that_was_cut_or_is_gone_is_said(path: Path, tmp_path: Path) -> None:
     copy = tmp_path / "llm.gguf"
     copy.write_bytes(path.read_bytes())
     table = TokenTable(copy, *SHAPE)
-    copy.unlink()
-    with pytest.raises(FileError, match=r"llm\.gguf: cannot be read any more"):
-        table.embeds(IDS)
+    for spoil in (lambda: os.truncate(copy, 4096), copy.unlink):
+        spoil()
+        with pytest.raises(FileError, match=r"llm\.gguf: cannot be read any more"):
+            table.embeds(IDS)

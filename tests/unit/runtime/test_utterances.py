@@ -83,6 +83,13 @@ def test_speech_without_any_pause_is_cut_all_the_same() -> None:
     assert sum(each.data.shape[1] for each in said) == round(60.0 / STEP) * WINDOW
 
 
+def test_a_pause_that_was_cut_in_once_cuts_nothing_more() -> None:
+    said = run(Utterances(Rules(longest=5.0)), (0.9, 3.2), (0.0, 0.32), (0.9, 12.0))
+    lengths = [each.end - each.start for each in said]
+    assert lengths[0] == pytest.approx(3.4, abs=0.1)
+    assert lengths[1:3] == pytest.approx([5.0, 5.0], abs=STEP)
+
+
 def test_an_hour_of_silence_is_not_kept() -> None:
     utterances = Utterances()
     run(utterances, (0.1, 3600.0), finish=False)

@@ -132,7 +132,9 @@ def test_questions_about_foreign_or_missing_media() -> None:
 
 def test_a_picture_is_asked_about_what_it_shows() -> None:
     rng = Random(5)
-    for question in questions(CLIP, rng, 50, IMAGE_MAKERS):
+    asked_of_it = questions(CLIP, rng, 50, IMAGE_MAKERS)
+    assert asked_of_it
+    for question in asked_of_it:
         assert question.needs == "video"
         assert question.kind in {*IMAGE_MAKERS}
 

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from vllama.cli import watch
+from vllama.cli.watch import Shower, ticks
+from vllama.runtime.clock import Clock
+from vllama.runtime.types import Span
+from vllama.runtime.watching import Score
+
+SEEN = Score(Span(2.0, 4.0), 0.61, "a red circle?", (2.5, 3.5))
+UNDECIDED = Score(Span(2.0, 4.0), None, "The circle is red.", (2.5,))
+NOTHING = Score(Span(2.0, 4.0), None, "")
+
+
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time, which only sleeping, and who sets it, lets go on."""
+    time = [100.0]
+
+    def sleep(seconds: float) -> None:
+        assert seconds >= 0
+        time[0] += seconds
+
+    monkeypatch.setattr(watch, "time", SimpleNamespace(monotonic=lambda: time[0], sleep=sleep))
+    return time
+
+
+def test_it_ticks_after_each_step_up_to_the_end(now: list[float]) -> None:
+    assert [now[0] - 100.0 for _ in ticks(2.0, 6.0)] == [2.0, 4.0, 6.0]
+    assert list(ticks(2.0, 1.9)) == []
+
+
+def test_what_takes_a_while_moves_no_tick_and_what_was_missed_is_left_out(now: list[float]) -> None:
+    at = []
+    for number, _ in enumerate(ticks(2.0, 14.0)):
+        at.append(now[0] - 100.0)
+        now[0] += (0.5, 5.0, 0.5, 1.5)[number] if number < 4 else 0.0
+    assert at == [2.0, 4.0, 10.0, 12.0, 14.0]
+
+
+@pytest.fixture
+def live() -> SimpleNamespace:
+    return SimpleNamespace(clock=Clock())
+
+
+def test_a_score_is_a_line_for_people_or_for_programs(
+    live: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    at = live.clock.wall(4.0)
+    for score, yes in ((SEEN, "0.61  a red circle? ..."), (UNDECIDED, "undecided  The circle is red. ...")):
+        Shower("Red?", live, as_json=False).score(score, True, changed=True)
+        assert capsys.readouterr().out == f"{at:%H:%M:%S}  on   {yes}\n"
+        Shower("Red?", live, as_json=True).score(score, False, changed=False)
+        row = json.loads(capsys.readouterr().out)
+        assert (row["state"], row["yes"], row["changed"], row["question"]) == ("off", score.yes, False, "Red?")
+        assert row["time"] == at.isoformat(timespec="milliseconds")
+        assert len(row["frames"]) == len(score.frame_times)
+
+
+def test_what_is_undecided_is_said_once_for_each_reason_in_turn(
+    live: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shower = Shower("Red?", live, as_json=True)
+    for score in (UNDECIDED, UNDECIDED, NOTHING, NOTHING, UNDECIDED):
+        shower.undecided(score)
+    reasons = ["nothing is seen" in line for line in capsys.readouterr().err.splitlines()]
+    assert reasons == [False, True, False]
+
+
+def test_a_command_is_told_the_state_and_what_it_rests_on(live: SimpleNamespace) -> None:
+    told = Shower("Red?", live, as_json=True).variables(SEEN, True)
+    assert told == {
+        "VLLAMA_STATE": "on",
+        "VLLAMA_YES": "0.61",
+        "VLLAMA_TIME": live.clock.wall(4.0).isoformat(timespec="milliseconds"),
+        "VLLAMA_QUESTION": "Red?",
+        "VLLAMA_ANSWER": "a red circle?",
+    }
