@@ -231,6 +231,10 @@ def test_every_way_of_looking_at_a_long_clip_answers_and_tells_its_times(
     assert follow_up.long == long
     if long in ("memory", "segments"):
         assert follow_up.prefilled_tokens < usage.prompt_tokens  # the media are still in the KV cache
+    other: Long = "memory" if long == "frames" else "frames"
+    *_, last = chat.ask("And now?", long=other, sampling=greedy(engine, 1))
+    assert last.usage is not None
+    assert last.usage.long == other
 
 
 def test_cancel_in_one_part_of_a_long_clip_ends_the_whole_answer(

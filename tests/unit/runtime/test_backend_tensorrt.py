@@ -358,6 +358,13 @@ def test_compiled_kernels_are_kept_as_soon_as_a_shape_ran(tmp_path: Path) -> Non
     assert path.read_bytes() == b"compiled"
 
 
+def test_what_one_pass_gave_is_not_touched_by_the_next(tmp_path: Path) -> None:
+    backend, _, _ = running(tmp_path / "kernels")
+    first = backend.run(rows(3))["y"]
+    backend.run({"x": -rows(3)["x"]})
+    np.testing.assert_array_equal(first, rows(3)["x"])
+
+
 def test_where_no_shape_is_compiled_only_what_a_profile_needs_is_kept(tmp_path: Path) -> None:
     backend, _, kept = running(tmp_path / "kernels", _ranges=[[(0, 1, 8)], [(0, 9, 64)]])
     for count, times in ((1, 1), (2, 1), (9, 2), (10, 2), (3, 2)):

@@ -4,7 +4,9 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
 
 import av
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 from vllama.runtime import Engine, Span, Timeline, indexing, saver
 from vllama.runtime.catalogue import list_entries
 from vllama.runtime.change import STILL, Glance
+from vllama.runtime.content import identify
 from vllama.runtime.encoders import Encoders
 from vllama.runtime.errors import FileError, SpecError
 from vllama.runtime.media import probe, read_frames
@@ -248,6 +251,56 @@ def test_damaged_feature_is_dropped_said_and_encoded_again(engine: Engine, noisy
     assert engine.index(noisy, fps=1.0, note=said.append).encoded == 0
     assert said == []
     assert len(list(cache.glob("timelines/*/*.safetensors"))) == 1
+
+
+def test_damage_beside_what_a_question_needs_is_said_too(engine: Engine, noisy: Path, cache: Path) -> None:
+    timeline = engine.index(noisy, fps=1.0)
+    rule = frame_indices(engine.spec.video.num_frames, timeline.length)
+    beside = next(frame for frame in timeline.frames_in() if frame.of is None and frame.index not in rule)
+    (chunk,) = cache.glob("timelines/*/*.safetensors")
+    data = bytearray(chunk.read_bytes())
+    data[data.index(beside.features.tobytes())] ^= 1
+    chunk.write_bytes(data)
+    said: list[str] = []
+    assert engine.index(noisy, fps=0.0, note=said.append).encoded == 0
+    assert ["a feature is damaged; dropped" in text for text in said] == [True], said
+    assert engine.index(noisy, fps=1.0).encoded == 1
+
+
+def test_span_of_an_index_that_lost_a_file_is_encoded_again(
+    engine: Engine, noisy: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    span = Span(3.0, 6.0)
+    engine.index(noisy, fps=5.0)
+    (chunk,) = cache.glob("timelines/*/*.safetensors")
+    chunk.unlink()
+    lost = engine.index(noisy, fps=0.0, span=span)
+    monkeypatch.setenv("VLLAMA_CACHE", str(tmp_path / "another"))
+    fresh = engine.index(noisy, fps=0.0, span=span)
+    assert [frame.index for frame in lost.frames_in(span)] == [frame.index for frame in fresh.frames_in(span)]
+    assert len(lost.frames_in(span)) >= engine.spec.video.num_frames
+
+
+def test_who_wants_all_of_it_waits_for_the_one_at_work(engine: Engine, noisy: Path) -> None:
+    store = Store.of(identify(noisy).sha256, engine.bundle.encoders_hash)
+    said: SimpleQueue[str] = SimpleQueue()
+    with ThreadPoolExecutor(1) as pool:
+        with store.writing(lambda process: False) as held:
+            assert held
+            waiting = pool.submit(engine.index, noisy, fps=1.0, note=said.put)
+            assert "waiting for that, and then going on with what is left" in said.get(timeout=20)
+        assert waiting.result().saved
+
+
+def test_index_that_was_stopped_stays_unfinished_whatever_is_asked_meanwhile(engine: Engine, noisy: Path) -> None:
+    def stop(done: int, total: int) -> None:
+        if done == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        engine.index(noisy, fps=2.0, progress=stop)
+    engine.index(noisy, fps=0.0)
+    assert [entry.state for entry in list_entries()] == ["unfinished"]
 
 
 def test_graphs_that_encode_are_given_back_and_opened_again(engine: Engine, noisy: Path) -> None:
