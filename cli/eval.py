@@ -38,6 +38,7 @@ from .newfile import JsonLines
 from .render import counting_bar
 
 _AS_IT_IS = "as it is"
+_DRAWN = ("mini", "foreign")
 _Z = 1.96  # of a 95 % interval
 Tally = dict[str, dict[str, list[bool]]]  # condition -> kind -> right or not
 
@@ -45,9 +46,13 @@ Tally = dict[str, dict[str, list[bool]]]  # condition -> kind -> right or not
 def evaluate(
     model: options.Model = None,
     questions: Annotated[
-        str, typer.Option("--set", help="A JSONL file of questions, or 'mini': the miniature's held-out world.")
+        str,
+        typer.Option(
+            "--set",
+            help="A JSONL file of questions, or 'mini': the miniature's held-out world, or 'foreign': what is outside.",
+        ),
     ] = "mini",
-    clips: Annotated[int, typer.Option(min=2, help="How many clips of 'mini' are rendered and asked about.")] = 60,
+    clips: Annotated[int, typer.Option(min=2, help="How many clips are rendered and asked about.")] = 60,
     ablations: Annotated[bool, typer.Option("--ablations", help="Also ask with frames and sound taken away.")] = False,
     details: Annotated[
         Path | None, typer.Option(help="Write every answer to this new JSONL file, as it comes.")
@@ -83,20 +88,21 @@ def evaluate(
 
 @contextmanager
 def _questions(name: str, clips: int) -> Iterator[list[KnownAnswer]]:
-    if name != "mini":
+    if name not in _DRAWN:
         yield read_questions(Path(name))
         return
     try:
-        from vllama.export.mini.held_out import write_set  # draws with torch, for this set only
+        from vllama.export.mini import held_out  # draws with torch, for these sets only
     except ImportError as error:
         raise BackendUnavailableError(
-            f"--set mini draws its clips with torch ({error}); install `vllama[export]`"
+            f"--set {name} draws its clips with torch ({error}); install `vllama[export]`"
         ) from error
+    write = held_out.write_set if name == "mini" else held_out.write_foreign_set
     # Windows deletes no file that is mapped, as the cache is while an error passes here.
     with tempfile.TemporaryDirectory(prefix="vllama-eval-", ignore_cleanup_errors=True) as folder:
         os.environ["VLLAMA_CACHE"] = folder  # nobody asks about these clips again
         with counting_bar("rendering") as step:
-            rendered = write_set(Path(folder), clips, step)
+            rendered = write(Path(folder), clips, step)
         yield read_questions(rendered)
 
 

@@ -190,9 +190,7 @@ class Memory:
     def frames_now(self) -> MemoryFrames:
         """For a question about the newest moment: long memory, short memory, newest frame."""
         with self._lock:
-            count, recent, pending, long = self._count, list(self._recent), list(self._pending), list(self._long)
-        if count <= self._num_frames:
-            return _memory_frames(recent)
+            recent, pending, long = list(self._recent), list(self._pending), list(self._long)
         before = [*_frames(long), *_merged(pending, self._kept)]
         return _memory_frames([*_merged(before, self._limit - len(recent)), *recent])
 

@@ -7,6 +7,7 @@ takes every dimension from its `tiny/config.json`.
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import json
 import os
@@ -272,3 +273,21 @@ def _render(path: Path, *, picture: bool, sound: bool, seconds: int = 4, rate: i
             container.mux(audio.encode(frame))
             container.mux(audio.encode())
     return path
+
+
+@pytest.fixture
+def unprivileged(tmp_path: Path) -> Callable[[], None]:
+    """Called in a child, takes the right to read every file from it, which root has."""
+    if sys.platform != "linux":
+        pytest.skip("takes rights away as Linux does")
+    libc = ctypes.CDLL(None)
+
+    def give_up() -> None:
+        for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+            libc.prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP
+
+    (tmp_path / "locked").touch(0)
+    if subprocess.run(["cat", tmp_path / "locked"], capture_output=True, preexec_fn=give_up).returncode == 0:
+        pytest.skip("the right to read every file stays")
+    (tmp_path / "locked").unlink()
+    return give_up

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from . import recipe
+from .demo import write_demo
 
 
 def main() -> None:
@@ -22,12 +23,17 @@ def main() -> None:
     write.add_argument("--out", type=Path, required=True, help="folder for the weights")
     judge = commands.add_parser("judge", help="accuracy per kind of question on held-out clips, from torch features")
     judge.add_argument("--clips", type=int, default=200)
+    demo = commands.add_parser("demo", help="render the clips of `vllama demo`")
+    demo.add_argument("--out", type=Path, required=True, help="a folder that is there")
     for command in (train, write, judge):
         command.add_argument(
             "--work", type=Path, default=Path("miniature-work"), help="folder for checkpoints and caches"
         )
         command.add_argument("--threads", type=int, default=2)
     chosen = parser.parse_args()
+    if chosen.command == "demo":
+        write_demo(chosen.out)
+        return
     torch.set_num_threads(chosen.threads)
     torch.set_flush_denormal(True)
     if chosen.command == "train":

@@ -116,10 +116,14 @@ _STRANGE_SIZE, _STRANGE_FPS, _SHOT_SECONDS = 224, 24, 0.75
 _STRANGE_RATE = 16000  # Hz, of strange_tracks
 
 
-def write_foreign_set(folder: Path, clips: int) -> Path:
+def write_foreign_set(folder: Path, clips: int, step: Callable[[int, int], None] = lambda done, total: None) -> Path:
     """Clips that are not of this world, pictures and sounds alike, and questions that should be refused.
 
-    Returns: the file of questions, as `write_set`.
+    Args:
+        step: as `write_set`.
+
+    Returns:
+        The file of questions, as `write_set`.
     """
     torch.set_num_threads(1)
     path = folder / "foreign.jsonl"
@@ -141,4 +145,5 @@ def write_foreign_set(folder: Path, clips: int) -> Path:
                     "key": ["outside", "world"],
                 }
                 file.write(json.dumps(row) + "\n")
+            step(number + 1, clips)
     return path

@@ -26,7 +26,6 @@ from .world import COLOURS, SHAPES
 TEACHER = stage.Plan("teacher", 900, 3e-3, muon=False, flat=0.6)
 IMAGE = stage.Plan("image", 10000, 2e-3)
 _BATCH = 48
-_CELLS = (SIDE // PATCH) ** 2
 _C, _S = len(COLOURS), len(SHAPES)
 _FOREIGN_SHARE = 6  # one picture in this many
 

@@ -205,7 +205,3 @@ def read_hf(folder: Path) -> Llama:
     llama = Llama(LlamaShape(**{name: table[name] for name in names}))
     llama.load_state_dict(load_file(folder / "model.safetensors"))
     return llama
-
-
-def parameter_count(llama: Llama) -> int:
-    return sum(math.prod(weight.shape) for weight in llama.parameters())

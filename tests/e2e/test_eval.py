@@ -53,6 +53,17 @@ def test_figures_are_a_table_for_people(vllama: Callable, tiny_bundle: Path, que
     assert "0.0% (0%-79%)" in done.stdout
 
 
+def test_what_is_outside_its_world_is_refused_by_the_miniature(vllama: Callable) -> None:
+    done = vllama("eval", "--model", "miniature", "--set", "foreign", "--clips", 2, "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)["accuracy"]["as it is"]
+    assert {kind: (row["questions"], row["accuracy"]) for kind, row in found.items()} == {
+        "foreign picture": (6, 1.0),
+        "foreign sound": (4, 1.0),
+        "all": (10, 1.0),
+    }
+
+
 def test_a_set_that_is_not_there_is_one_line(vllama: Callable, tiny_bundle: Path) -> None:
     done = vllama("eval", "--model", tiny_bundle, "--set", "none.jsonl")
     assert (done.returncode, len(done.stderr.splitlines()), "none.jsonl" in done.stderr) == (3, 1, True)

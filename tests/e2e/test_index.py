@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,24 +27,6 @@ def index(vllama: Run, tiny_bundle: Path, tmp_path: Path) -> Run:
         return vllama(command, *words, *model, env={"VLLAMA_CACHE": str(tmp_path / "cache")}, **options)
 
     return run
-
-
-@pytest.fixture
-def unprivileged(tmp_path: Path) -> Callable[[], None]:
-    """Called in a child, takes the right to read every file from it, which root has."""
-    if sys.platform != "linux":
-        pytest.skip("takes rights away as Linux does")
-    libc = ctypes.CDLL(None)
-
-    def give_up() -> None:
-        for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
-            libc.prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP
-
-    (tmp_path / "locked").touch(0)
-    if subprocess.run(["cat", tmp_path / "locked"], capture_output=True, preexec_fn=give_up).returncode == 0:
-        pytest.skip("the right to read every file stays")
-    (tmp_path / "locked").unlink()
-    return give_up
 
 
 def _rows(done: Done) -> list[dict[str, Any]]:

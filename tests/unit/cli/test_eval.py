@@ -5,14 +5,13 @@ from __future__ import annotations
 import errno
 import json
 import os
-import sys
 import tempfile
-import types
 from pathlib import Path
 
 import pytest
 
 from vllama.cli.eval import _questions
+from vllama.export.mini import held_out
 from vllama.runtime import MediaError
 
 
@@ -32,8 +31,7 @@ def test_files_that_cannot_be_deleted_do_not_hide_an_error(tmp_path: Path, monke
             patch.setattr(os, "unlink", refuse)
             raise MediaError("the real one")
 
-    drawn = types.SimpleNamespace(write_set=write_set)
-    monkeypatch.setitem(sys.modules, "vllama.export.mini.held_out", drawn)
+    monkeypatch.setattr(held_out, "write_set", write_set)
     monkeypatch.setenv("VLLAMA_CACHE", "")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with monkeypatch.context() as patch, pytest.raises(MediaError, match="the real one"):
