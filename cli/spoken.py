@@ -170,7 +170,8 @@ class Spoken:
 
     def _began(self) -> None:
         """Somebody speaks; on the listener's thread."""
-        chat, self._interrupted = self._chat, True
+        self._interrupted = True  # before the chat is looked for: `aloud` looks for it after the chat is there
+        chat = self._chat
         if chat is not None:
             chat.cancel()
         self.hush()

@@ -96,7 +96,7 @@ def find_file(weights: Path, file: WeightFile) -> Path:
 
     Raises:
         MissingFileError: it is not there, or `weights` is no folder.
-        FileError: the system does not let it be read.
+        FileError: the system does not let a folder be looked into.
         SpecError: it is there twice.
     """
     if not os.path.isdir(weights):

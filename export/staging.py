@@ -13,7 +13,16 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from vllama.runtime.bundle import MANIFEST, FidelityRow, FileRecord, Manifest, hash_file, write_manifest
+from vllama.runtime.bundle import (
+    MANIFEST,
+    FidelityRow,
+    FileRecord,
+    Manifest,
+    engine_name,
+    hash_file,
+    read_manifest,
+    write_manifest,
+)
 from vllama.runtime.errors import DiskFullError, FileError
 from vllama.runtime.files import is_disk_full, replace_file, write_whole
 from vllama.runtime.lock import locked
@@ -179,10 +188,13 @@ def alone(out: Path) -> Iterator[None]:
 
 
 def _tidy(out: Path) -> None:
-    """Remove from a bundle what a kill left there: the journal of its parts, and half a file."""
-    if os.path.isfile(out / MANIFEST):
-        with suppress(OSError):  # neither harms, and the next export tries again
-            for path in (out / _JOURNAL, *out.glob("*.part")):
+    """Remove what a kill left in a bundle, its journal and half of a file; from another folder nothing."""
+    with suppress(OSError, FileError):  # neither harms, and the next export tries again
+        files = read_manifest(out).files
+        own = {MANIFEST, *files, *(engine_name(name.removesuffix(".onnx")) for name in files)}
+        (out / _JOURNAL).unlink(missing_ok=True)
+        for path in out.glob("*.*.part"):
+            if path.name.removesuffix(".part").rpartition(".")[0] in own:
                 path.unlink(missing_ok=True)
 
 

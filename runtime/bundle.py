@@ -208,8 +208,12 @@ def _kept_bundles() -> list[Path]:
         there = sorted(folder.iterdir())
     except FileNotFoundError:
         return []
+    except NotADirectoryError as error:
+        raise FileError(f"{folder}: is no folder; set VLLAMA_MODELS to one, or name a bundle with --model") from error
     except OSError as error:
         raise FileError(f"{folder}: {error.strerror}; check its permissions, or name a bundle with --model") from error
+    for path in there:
+        _check_permission(path / MANIFEST)
     return [path for path in there if os.path.isfile(path / MANIFEST)]
 
 
@@ -336,6 +340,7 @@ def _verify_files(
     stamps: dict[str, str] = {}
     for name, record in records.items():
         path = folder / name
+        _check_permission(path)
         if not os.path.isfile(path):
             raise MissingFileError(f"{name} of {model}: not in {folder}; {again}")
         stat = path.stat()

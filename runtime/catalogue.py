@@ -131,6 +131,8 @@ def remove_entry(entry: Entry) -> None:
 
 def _set_aside(folder: Path) -> list[Path]:
     """Rename all files but the lock to what is nothing by itself, or none: Windows refuses it where one is in use."""
+    for path in folder.glob("*.part"):
+        path.unlink()  # half a file, which would be in the way
     there = [path for path in folder.iterdir() if path.name != LOCK]
     aside: list[Path] = []
     try:

@@ -338,9 +338,7 @@ class Chat:
         if self._backbone.cached(opening) >= _rows(opening):
             return False
         found = self._prefixes.find(self._backbone.keys(opening))
-        if found is not None:
-            self._backbone.restore(found)
-        return found is not None
+        return found is not None and self._backbone.restore(found)
 
 
 def _check_long(long: Long | None) -> None:

@@ -58,7 +58,7 @@ class Encoders:
     def video_embeds(self, features: Float32, modality: Modality = "video") -> Embeds:
         """Frame features (t, query_tokens, hidden_size) in order of time -> what the prompt holds of them.
 
-        Up to num_frames they have the positions of the table; more of them, at most `position_count`, those beyond it.
+        Up to num_frames they have the positions of the table; more of them, at most `memory_limit`, those beyond it.
         """
         table, count = self._positions["video"], len(features)
         few = count <= self._bundle.spec.video.num_frames

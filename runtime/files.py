@@ -61,8 +61,9 @@ def _sync_folder(folder: Path) -> None:
     """Make the new name durable too, where folders can be synced."""
     if _WINDOWS:
         return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    with suppress(OSError):  # the file is there, and some file systems sync no folder
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

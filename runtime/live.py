@@ -143,6 +143,8 @@ class Live:
         """Give up what was seen and heard in a span, or until now; also what is only just being encoded."""
         now = self.clock.now()
         span = Span(0.0, now) if span is None else span.within(now)
+        if span.start > now:
+            return  # nothing of it was seen or heard yet
         with self._lock:
             self._forgotten = [old for old in self._forgotten if old.end > now - _ON_THE_WAY] + [span]
             self.timeline.forget(span)

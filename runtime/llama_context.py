@@ -26,7 +26,6 @@ os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # read when ggml fails a check,
 
 Rows = NDArray[np.int32] | Float32  # (n,) token ids, or (n, hidden_size) embeds
 Kv = Literal["f32", "f16", "q8_0"]
-ALL_LAYERS = -1
 UBATCH_CPU = 256  # docs/llm.md has the figures
 UBATCH_GPU = 512  # llama.cpp's own choice
 _ERROR = 4
@@ -43,7 +42,7 @@ class LlmSettings:
     """How llama.cpp runs a model.
 
     threads: of the CPU, at least 1. gpu_layers: the last so many layers and the output are on the GPU, which counts as
-    one of them; `ALL_LAYERS`: all. kv: how the KV cache is stored; f32 also does without flash attention, to compare
+    one of them. kv: how the KV cache is stored; f32 also does without flash attention, to compare
     with the original. n_ubatch: rows that are computed at once; None: what suits the device. repack: a second copy of
     the weights in the order that this CPU's instructions like.
     """
@@ -230,12 +229,9 @@ class LlamaContext:
         return model
 
     def _too_many_layers(self) -> str:
-        asked, whole = self._how.gpu_layers, len(read_llm_facts(self._path).blocks) + 1
-        fewer = fewer_layers(whole if asked == ALL_LAYERS else min(asked, whole))
-        return (
-            f"the GPU's memory does not hold {'all' if asked == ALL_LAYERS else asked} layers: {_first_error()}; "
-            f"try --gpu-layers {fewer}"
-        )
+        asked = self._how.gpu_layers
+        fewer = fewer_layers(min(asked, len(read_llm_facts(self._path).blocks) + 1))
+        return f"the GPU's memory does not hold {asked} layers: {_first_error()}; try --gpu-layers {fewer}"
 
     def _read_model(self) -> None:
         lib, architecture = self._lib, ctypes.create_string_buffer(64)

@@ -170,7 +170,7 @@ class Sampling:
     max_tokens: at least 1. repetition_penalty: 0.001 to 1000.
 
     Raises:
-        SpecError: a value is out of its range, or no number.
+        SpecError: a value is out of its range, or NaN.
     """
 
     __pydantic_config__ = _CHECKED

@@ -15,8 +15,8 @@ FIELDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "messages.message.video": (("video", "question"), ("num_frames", "seconds")),
     "messages.message.audio_video": (("audio", "video", "question"), ("num_frames", "seconds")),
     "messages.message.image": (("video", "question"), ("num_frames", "seconds")),
-    "messages.message.audio": (("audio", "question"), ()),
-    "messages.message.text": (("question",), ()),
+    "messages.message.audio": (("audio", "question"), ("num_frames", "seconds")),
+    "messages.message.text": (("question",), ("num_frames", "seconds")),
 }
 
 

@@ -66,7 +66,9 @@ class Span:
     end: float
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.start) and self.start <= self.end):
+        if not math.isfinite(self.start) or math.isnan(self.end):
+            raise SpecError(f"a span from {self.start:g} to {self.end:g} s is none; let it start at a finite time")
+        if self.start > self.end:
             raise SpecError(f"a span from {self.start:g} to {self.end:g} s is none; let it end after it starts")
         if self.start < 0 and self.end != 0:
             raise SpecError(f"a span starts at {self.start:g} s; use 0 or more, or Span.last for the end of the clip")

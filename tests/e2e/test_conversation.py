@@ -102,7 +102,7 @@ def test_second_turn_reads_no_media_and_equals_a_full_recompute(
 
 
 def test_kept_prefix_gives_the_same_tokens_without_reading_the_media(
-    engine: Engine, timeline: Timeline, tiny_bundle: Path, tmp_path: Path
+    engine: Engine, timeline: Timeline, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = ask(engine.chat(timeline), engine, "What?")
     chat = engine.chat(timeline)
@@ -116,6 +116,10 @@ def test_kept_prefix_gives_the_same_tokens_without_reading_the_media(
     with Engine.open(tiny_bundle) as later:
         later.chat(timeline).prepare(keep=True)
         assert kept.stat().st_ino == written, "what was found on disk is not written again"
+    with Engine.open(tiny_bundle) as later:
+        monkeypatch.setattr(later.backbone, "restore", lambda prefix: False)
+        later.chat(timeline).prepare(keep=True)
+        assert kept.stat().st_ino != written, "what llama.cpp does not take is"
     kept.write_bytes(kept.read_bytes()[:-100])
     with Engine.open(tiny_bundle) as later:
         usage = ask(later.chat(timeline), later, "What?")

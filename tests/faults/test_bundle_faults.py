@@ -134,6 +134,12 @@ def test_models_that_may_not_be_looked_at_do_not_keep_the_miniature_from_its_nam
             find_bundle(model)
 
 
+def test_bundle_that_may_not_be_looked_at_is_not_taken_for_none(locked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLAMA_MODELS", str(locked.parent))
+    with pytest.raises(FileError, match=rf"^{locked}.*: Permission denied; check its permissions"):
+        find_bundle()
+
+
 def test_cache_that_may_not_be_looked_at_is_one_line(locked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLAMA_CACHE", str(locked / "cache"))
     for look in (list_entries, lambda: find_entries("kitchen.mp4"), lambda: find_entries(str(locked / "a.mp4"))):

@@ -34,7 +34,7 @@ def never() -> StagedPart:
 
 def manifest(files: tuple[str, ...], folder: Path) -> Manifest:
     records = {name: hash_file(folder / name) for name in files}
-    return Manifest(SCHEMA, "m", "free", {}, "llm.gguf", {}, records, {}, {}, ())
+    return Manifest(SCHEMA, "m", "free", {}, files[0], {}, records, {"frames": "fp32", "llm": "F32"}, {}, ())
 
 
 def names(folder: Path) -> set[str]:
@@ -270,6 +270,16 @@ def test_crash_while_becoming_the_bundle_costs_no_finished_part(
     (out / "frames.engine.7.part").touch()
     with alone(out):
         assert names(out) == {"manifest.json", "frames.onnx"}
+
+
+def test_folder_that_is_no_bundle_is_left_as_it_is(out: Path) -> None:
+    out.mkdir(parents=True)
+    theirs = {"manifest.json": '{"name": "an app"}', "journal.json": "a diary", "film.mp4.1.part": "half a film"}
+    for name, text in theirs.items():
+        (out / name).write_text(text, "utf-8")
+    with alone(out), pytest.raises(FileError, match="already there; remove it or choose another --out"):
+        Staging(out)
+    assert {path.name: path.read_text("utf-8") for path in out.iterdir()} == theirs
 
 
 def test_folder_in_use_is_not_called_one_in_the_way(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:

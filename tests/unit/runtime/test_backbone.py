@@ -376,7 +376,7 @@ def test_layers_on_a_gpu_need_a_build_for_it(path: Path) -> None:
     if library.llama_supports_gpu_offload():
         pytest.skip("this build has GPU support")
     with pytest.raises(BackendUnavailableError, match="GPU"):
-        Backbone(path, 64, gpu_layers=-1)
+        Backbone(path, 64, gpu_layers=1)
 
 
 def test_a_model_of_another_architecture_is_refused(path: Path, tmp_path: Path) -> None:

@@ -164,6 +164,13 @@ def test_hashing_is_told_piece_by_piece(folder: Path, monkeypatch: pytest.Monkey
     assert len(told) > total // 16
 
 
+def test_place_of_models_that_is_a_file_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "models").touch()
+    monkeypatch.setenv("VLLAMA_MODELS", str(tmp_path / "models"))
+    with pytest.raises(FileError, match=r"models: is no folder; set VLLAMA_MODELS to one"):
+        find_bundle()
+
+
 def test_name_that_can_be_none_is_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLAMA_MODELS", str(tmp_path))
     (tmp_path / "loop").symlink_to("loop")

@@ -640,6 +640,14 @@ def test_timeline_that_is_used_is_deleted_wholly_or_not_at_all(store: Store, map
     assert not store.folder.exists()
 
 
+def test_half_a_file_is_not_in_the_way_of_deleting_a_timeline(store: Store) -> None:
+    _three_chunks(store)
+    (entry,) = list_entries()
+    (store.folder / "about.json.part").touch()
+    remove_entry(entry)
+    assert not store.folder.exists()
+
+
 def test_lock_that_was_removed_meanwhile_is_taken_anew_and_nobody_is_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

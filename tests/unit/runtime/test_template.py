@@ -14,6 +14,7 @@ from vllama.runtime.template import check_template
         ("messages.message.video", "<Video>{video}</Video> {num_frames} at {seconds}. {question}"),
         ("messages.message.video", "{video}{question}"),
         ("messages.message.audio_video", "{video}{audio}{question}?"),
+        ("messages.message.audio", "{audio} of {seconds}: {question}"),
     ],
 )
 def test_template_with_its_fields_is_right(kind: str, text: str) -> None:
@@ -39,7 +40,7 @@ def test_template_with_its_fields_is_right(kind: str, text: str) -> None:
         ("messages.message.video", "{question} {video}"),
         ("messages.message.video", "{audio} {video} {question}"),
         ("messages.message.audio_video", "{video} {question}"),
-        ("messages.message.audio", "{audio} {seconds} {question}"),
+        ("messages.message.audio", "{audio} {video} {question}"),
         ("messages.message.text", "{video} {question}"),
     ],
 )
