@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 
 from vllama.export import export_model
 from vllama.runtime.bundle import hash_file, read_manifest
-from vllama.runtime.errors import DiskFullError
+from vllama.runtime.errors import DiskFullError, FileError, SpecError
 from vllama.runtime.spec import ModelSpec
 
 
@@ -116,9 +117,19 @@ def test_ctrl_c_is_quiet_and_leaves_no_half_part(tiny_models: Path, tiny_weights
     assert not (tmp_path / "out").exists()
 
 
+def test_missing_file_is_one_line_and_code_3(
+    vllama: Callable, tiny_models: Path, tiny_config: dict, weights: Path, tmp_path: Path
+) -> None:
+    (weights / tiny_config["files"]["imagebind"]).unlink()
+    done = vllama(*_arguments(tiny_models, weights, tmp_path / "out"))
+    assert (done.returncode, done.stdout) == (3, ""), done.stderr
+    (line,) = done.stderr.splitlines()
+    assert tiny_config["files"]["imagebind"] in line
+
+
 @pytest.mark.parametrize("damage", ["missing", "truncated", "text", "swapped", "no llm shard", "no tokenizer"])
-def test_wrong_files_are_one_line_and_nothing_is_written(
-    vllama: Callable, tiny_models: Path, tiny_config: dict, weights: Path, tmp_path: Path, damage: str
+def test_wrong_files_are_named_and_nothing_is_written(
+    vicuna_spec: ModelSpec, tiny_config: dict, weights: Path, tmp_path: Path, damage: str
 ) -> None:
     files = {role: weights / name for role, name in tiny_config["files"].items()}
     llama = files["llama"]
@@ -140,31 +151,27 @@ def test_wrong_files_are_one_line_and_nothing_is_written(
         (llama / "model.safetensors").unlink()
     else:
         (llama / "tokenizer.model").unlink()
-    done = vllama(*_arguments(tiny_models, weights, tmp_path / "out"))
-    assert (done.returncode, done.stdout) == (3, ""), done.stderr
-    assert len(done.stderr.splitlines()) == 1
-    assert named.name in done.stderr
+    with pytest.raises(FileError, match=re.escape(named.name)) as refused:
+        export_model(vicuna_spec, weights, tmp_path / "out", quant="F32", precision="fp32")
+    assert "\n" not in str(refused.value)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["weights"]
 
 
-def test_existing_folder_is_never_overwritten(
-    vllama: Callable, tiny_models: Path, tiny_weights: Path, tmp_path: Path
-) -> None:
+def test_existing_folder_is_never_overwritten(vicuna_spec: ModelSpec, tiny_weights: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("precious")
-    done = vllama(*_arguments(tiny_models, tiny_weights, tmp_path / "out"))
-    assert (done.returncode, "already there" in done.stderr) == (3, True)
+    with pytest.raises(FileError, match="already there"):
+        export_model(vicuna_spec, tiny_weights, tmp_path / "out", quant="F32", precision="fp32")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine"]
 
 
-@pytest.mark.parametrize(("option", "value"), [("--quant", "Q99"), ("--precision", "fp8")])
+@pytest.mark.parametrize("option", [{"quant": "Q99"}, {"precision": "fp8"}])
 def test_unknown_type_lists_the_known(
-    vllama: Callable, tiny_models: Path, tiny_weights: Path, tmp_path: Path, option: str, value: str
+    vicuna_spec: ModelSpec, tiny_weights: Path, tmp_path: Path, option: dict[str, str]
 ) -> None:
-    arguments = _arguments(tiny_models, tiny_weights, tmp_path / "out")
-    arguments[arguments.index(option) + 1] = value
-    done = vllama(*arguments)
-    assert (done.returncode, repr(value) in done.stderr, "use one of" in done.stderr) == (2, True, True)
+    (value,) = option.values()
+    with pytest.raises(SpecError, match=f"{value!r} is not known; use one of"):
+        export_model(vicuna_spec, tiny_weights, tmp_path / "out", **option)
 
 
 def test_engine_that_does_not_fit_the_disk_leaves_the_bundle_whole(
