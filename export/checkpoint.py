@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from vllama.runtime.errors import FileError, MissingFileError, SpecError
+from vllama.runtime.files import check_permission
 from vllama.runtime.spec import ModelSpec, WeightFile
 from vllama.runtime.types import Float32
 
@@ -101,24 +102,15 @@ def find_file(weights: Path, file: WeightFile) -> Path:
     """
     if not os.path.isdir(weights):
         raise MissingFileError(f"{weights}: not a folder; give the one with the published files as --weights")
-    _check_permission(weights)
+    check_permission(weights)
     found = [path for depth in range(_DEPTH + 1) for path in weights.glob("*/" * depth + glob.escape(file.name))]
     if not found:
         where = f"; it comes from {file.source}" if file.source else ""
         raise MissingFileError(f"{file.name}: not in {weights} nor {_DEPTH} folders below{where}")
     if len(found) > 1:
         raise SpecError(f"{file.name}: there are two, {found[0]} and {found[1]}; keep one in {weights}")
-    _check_permission(found[0])
+    check_permission(found[0])
     return found[0]
-
-
-def _check_permission(path: Path) -> None:
-    """What may not be looked into must not be taken for what holds nothing."""
-    try:
-        if os.path.isdir(path):
-            os.listdir(path)
-    except OSError as error:
-        raise FileError(f"{path}: {error.strerror}; check its permissions") from error
 
 
 def open_state_dict(path: Path) -> dict[str, Tensor]:

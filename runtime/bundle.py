@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from .errors import ChecksumError, FileError, MissingFileError, ModelNotFoundError
-from .files import write_whole
+from .files import check_permission, write_whole
 from .llama_context import Kv, check_model
 from .spec import ModelSpec, spec_from_dict, spec_to_dict
 from .types import Float32
@@ -196,7 +196,7 @@ def find_bundle(model: str | Path | None = None) -> Path:
     if str(model) == SHIPPED:
         return shipped_bundle()
     for folder in folders:
-        _check_permission(folder / MANIFEST)
+        check_permission(folder / MANIFEST)
     raise ModelNotFoundError(
         f"no bundle {str(model)!r} here or in {models_dir()}; make it: `vllama export {Path(model).name} --weights DIR`"
     )
@@ -213,18 +213,8 @@ def _kept_bundles() -> list[Path]:
     except OSError as error:
         raise FileError(f"{folder}: {error.strerror}; check its permissions, or name a bundle with --model") from error
     for path in there:
-        _check_permission(path / MANIFEST)
+        check_permission(path / MANIFEST)
     return [path for path in there if os.path.isfile(path / MANIFEST)]
-
-
-def _check_permission(path: Path) -> None:
-    """What cannot be looked at must not be taken for what is not there."""
-    try:
-        path.stat()
-    except PermissionError as error:
-        raise FileError(f"{path}: {error.strerror}; check its permissions") from error
-    except (OSError, ValueError):
-        pass
 
 
 def shipped_bundle() -> Path:
@@ -340,7 +330,7 @@ def _verify_files(
     stamps: dict[str, str] = {}
     for name, record in records.items():
         path = folder / name
-        _check_permission(path)
+        check_permission(path)
         if not os.path.isfile(path):
             raise MissingFileError(f"{name} of {model}: not in {folder}; {again}")
         stat = path.stat()

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import time
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
+
+from .errors import FileError
 
 _WINDOWS = os.name == "nt"
 _PATIENCE_SECONDS, _RETRY_SECONDS = 2.0, 0.05
@@ -50,6 +53,21 @@ def replace_file(source: Path, target: Path) -> None:
             if not _WINDOWS or time.monotonic() >= until:
                 raise
         time.sleep(_RETRY_SECONDS)
+
+
+def check_permission(path: Path) -> None:
+    """What may not be looked at, or into, must not be taken for what is not there, or holds nothing.
+
+    Raises:
+        FileError: the system does not let it be looked at or, a folder, into.
+    """
+    try:
+        if stat.S_ISDIR(path.stat().st_mode):
+            os.listdir(path)
+    except PermissionError as error:
+        raise FileError(f"{path}: {error.strerror}; check its permissions") from error
+    except (OSError, ValueError):
+        return  # it is not there, or cannot be: whoever wants it says so
 
 
 def is_disk_full(error: OSError) -> bool:

@@ -42,9 +42,9 @@ class LlmSettings:
     """How llama.cpp runs a model.
 
     threads: of the CPU, at least 1. gpu_layers: the last so many layers and the output are on the GPU, which counts as
-    one of them. kv: how the KV cache is stored; f32 also does without flash attention, to compare
-    with the original. n_ubatch: rows that are computed at once; None: what suits the device. repack: a second copy of
-    the weights in the order that this CPU's instructions like.
+    one of them. kv: how the KV cache is stored; f32 also does without flash attention, to compare with the original.
+    n_ubatch: rows that are computed at once; None: what suits the device. repack: a second copy of the weights in the
+    order that this CPU's instructions like.
     """
 
     threads: int

@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from .errors import BackendError, BackendUnavailableError, FileError, MissingFileError, SpecError
+from .files import check_permission
 from .types import Float32
 from .voice_activity import INSTALL
 
@@ -70,12 +71,9 @@ def _check(folder: Path) -> None:
     """A name that is no folder would be looked up in the network."""
     if not os.path.isdir(folder):
         raise MissingFileError(f"{folder}: no such folder; the speech model is {_FORM}, and is never downloaded")
-    try:
-        there = os.listdir(folder)
-    except OSError as error:
-        raise FileError(f"{folder}: {error.strerror}; check its permissions") from error
+    check_permission(folder)
     missing = [name for name in _NEEDED if not os.path.isfile(folder / name)]
-    missing += [] if any(name.startswith("vocabulary.") for name in there) else ["vocabulary.json"]
+    missing += [] if list(folder.glob("vocabulary.*")) else ["vocabulary.json"]
     if missing:
         raise MissingFileError(f"{folder}: {', '.join(missing)} missing; the speech model is {_FORM}")
 

@@ -84,7 +84,7 @@ def test_a_click_is_heard_at_the_moment_it_was_made(
         heard = microphone.clip(made - 0.3, 0.6, PATIENCE)
         assert heard is not None, microphone.status
         apart.append(heard.start + int(np.argmax(np.abs(heard.data[0]) > 0.2)) / rate - made)
-    assert np.abs(apart).min() < 0.06, apart  # a busy machine plays one or the other late
+    assert np.abs(np.median(apart)) < 0.1, apart
 
 
 def test_a_clip_is_waited_for_until_it_was_heard_and_not_longer_than_asked(open_microphone: Open, clock: Clock) -> None:

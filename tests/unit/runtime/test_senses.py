@@ -63,6 +63,20 @@ def _see(seeing: Seeing, clock: FastClock, seconds: float, every: float = 0.05) 
             seeing.step()
 
 
+@pytest.fixture
+def sounds() -> list[ClipFeature]:
+    """What `hearing` keeps."""
+    return []
+
+
+@pytest.fixture
+def hearing(
+    encoders: Encoders, audio: AudioSpec, sound_file: Path, clock: FastClock, sounds: list[ClipFeature]
+) -> Hearing:
+    """The sound file, played."""
+    return _hearing(PlayedMicrophone(sound_file, 16000, clock), encoders, audio, sounds)
+
+
 def test_pictures_are_taken_at_a_steady_rate_whatever_the_camera_gives(
     encoders: Encoders, clip: Path, clock: FastClock
 ) -> None:
@@ -163,25 +177,21 @@ def test_pictures_that_are_dear_to_encode_come_as_seldom_as_the_pace_says(
 
 
 def test_sounds_that_are_dear_to_encode_are_left_out_and_counted(
-    encoders: Encoders, audio: AudioSpec, sound_file: Path, clock: FastClock, dear: None
+    dear: None, hearing: Hearing, sounds: list[ClipFeature], clock: FastClock
 ) -> None:
-    kept: list[ClipFeature] = []
-    hearing = _hearing(PlayedMicrophone(sound_file, 16000, clock), encoders, audio, kept)
     _hear(hearing, clock, 8.5)
-    assert [clip.start for clip in kept] == [0.0, 2.0, 4.0, 6.0]
+    assert [clip.start for clip in sounds] == [0.0, 2.0, 4.0, 6.0]
     assert (hearing.encoded, hearing.left_out) == (4, 12)
 
 
 def test_a_stretch_of_sound_that_is_late_by_one_is_not_left_out(
-    encoders: Encoders, audio: AudioSpec, sound_file: Path, clock: FastClock
+    hearing: Hearing, sounds: list[ClipFeature], clock: FastClock
 ) -> None:
-    kept: list[ClipFeature] = []
-    hearing = _hearing(PlayedMicrophone(sound_file, 16000, clock), encoders, audio, kept)
     _hear(hearing, clock, 2.1)
     clock.advance(1.0)
     hearing.step()
     hearing.step()
-    assert [clip.start for clip in kept] == [0.0, 0.5, 1.0]
+    assert [clip.start for clip in sounds] == [0.0, 0.5, 1.0]
     assert hearing.left_out == 0
 
 
@@ -218,12 +228,10 @@ def _hear(hearing: Hearing, clock: FastClock, seconds: float) -> None:
 
 
 def test_stretches_of_sound_begin_each_quarter_of_their_length(
-    encoders: Encoders, audio: AudioSpec, sound_file: Path, clock: FastClock
+    hearing: Hearing, sounds: list[ClipFeature], clock: FastClock
 ) -> None:
-    kept: list[ClipFeature] = []
-    hearing = _hearing(PlayedMicrophone(sound_file, 16000, clock), encoders, audio, kept)
     _hear(hearing, clock, 6.1)
-    assert [(clip.start, clip.end) for clip in kept] == [(number / 2, number / 2 + 2.0) for number in range(9)]
+    assert [(clip.start, clip.end) for clip in sounds] == [(number / 2, number / 2 + 2.0) for number in range(9)]
     assert (hearing.encoded, hearing.left_out) == (9, 0)
 
 
@@ -244,11 +252,7 @@ def test_sound_after_a_gap_begins_where_it_is_heard_again(
     assert all(clip.end <= 3.5 or clip.start >= resumed - 0.01 for clip in kept)
 
 
-def test_to_ask_how_long_to_wait_changes_nothing(
-    encoders: Encoders, audio: AudioSpec, sound_file: Path, clock: FastClock
-) -> None:
-    kept: list[ClipFeature] = []
-    hearing = _hearing(PlayedMicrophone(sound_file, 16000, clock), encoders, audio, kept)
+def test_to_ask_how_long_to_wait_changes_nothing(hearing: Hearing, sounds: list[ClipFeature], clock: FastClock) -> None:
     _hear(hearing, clock, 2.1)
     clock.advance(20.0)
     before = hearing.left_out
@@ -258,15 +262,13 @@ def test_to_ask_how_long_to_wait_changes_nothing(
 
 
 def test_where_encoding_falls_behind_the_newest_sound_is_taken(
-    encoders: Encoders, audio: AudioSpec, sound_file: Path, clock: FastClock
+    hearing: Hearing, sounds: list[ClipFeature], clock: FastClock
 ) -> None:
-    kept: list[ClipFeature] = []
-    hearing = _hearing(PlayedMicrophone(sound_file, 16000, clock), encoders, audio, kept)
     _hear(hearing, clock, 2.1)
     clock.advance(20.0)
     hearing.step()
     assert hearing.left_out > 10
-    assert clock.now() - kept[-1].end < 2.0, kept[-1]
-    before = len(kept)
+    assert clock.now() - sounds[-1].end < 2.0, sounds[-1]
+    before = len(sounds)
     _hear(hearing, clock, 5.0)
-    assert len(kept) - before >= 5
+    assert len(sounds) - before >= 5
