@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -22,7 +23,7 @@ class Command:
     """Starts it each time, does not wait for it, and says what failed.
 
     It is split into words as a shell would, but no shell runs it: variables, pipes and `&&` need one, `sh -c '...'`.
-    What it prints goes to stderr; it has no input.
+    What it prints goes to stderr; it has no input. It is a group of its own: Ctrl-C does not reach it, `close` does.
 
     Args:
         text: None: there is none, and nothing happens.
@@ -54,8 +55,9 @@ class Command:
             return
         try:
             process = subprocess.Popen(
-                self._words, stdin=subprocess.DEVNULL, stdout=sys.stderr, env={**os.environ, **variables}
-            )
+                self._words, stdin=subprocess.DEVNULL, stdout=sys.stderr, env={**os.environ, **variables},
+                process_group=None if os.name == "nt" else 0,
+            )  # fmt: skip
         except (OSError, ValueError) as error:
             self._note(f"{self._text} cannot be run: {error}; the watch goes on")
             return
@@ -71,9 +73,9 @@ class Command:
     def close(self) -> None:
         """Leave what still runs a moment, then end it."""
         for process in self._left(_LEAVE_SECONDS):
-            process.terminate()
+            _end(process, now=False)
         for process in self._left(_END_SECONDS):
-            process.kill()
+            _end(process, now=True)
             process.wait()
         self._running.clear()
 
@@ -92,3 +94,12 @@ class Command:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _end(process: subprocess.Popen[bytes], *, now: bool) -> None:
+    """With what it started, which is its group; on Windows without."""
+    if os.name == "nt":
+        process.kill() if now else process.terminate()
+        return
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL if now else signal.SIGTERM)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -40,6 +40,15 @@ def replay(
         str | None,
         typer.Option("--engine", help="For the encoders: onnx, tensorrt or auto; default: the recorded one."),
     ] = None,
+    gpu_layers: Annotated[
+        Any,
+        typer.Option(
+            "--gpu-layers",
+            metavar="auto|N|all",
+            parser=options.gpu_layers,
+            help="How much of the language model is on the GPU; default: as recorded.",
+        ),
+    ] = None,
 ) -> None:
     """Ask what a record asked, and say whether each answer is the same, token for token. Exit code 1 if one is not."""
     head, rows = read_record(record)
@@ -52,6 +61,7 @@ def replay(
             device=device or head.device,
             runner=runner or ("auto" if device else head.runner),
             threads=threads,
+            gpu_layers=head.gpu_layers if gpu_layers is None else gpu_layers,
             kv=head.kv,
             n_ctx=head.n_ctx,
             progress=verifying,

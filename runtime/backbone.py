@@ -84,6 +84,7 @@ class Backbone:
         if not 2 <= n_ctx <= MAX_N_CTX or threads < 1:
             raise SpecError(f"n_ctx is {n_ctx} and threads {threads}; use 2 to {MAX_N_CTX}, and at least 1")
         self._cancel = threading.Event()
+        self._answer: threading.Event | None = None  # of the answer that the last prompt is for
         self._cached: list[Key] = []
         self._prompts = 0
         self._ahead: Future[int] | None = None
@@ -132,7 +133,7 @@ class Backbone:
         Args:
             segments: token ids in [0, n_vocab), and embeds (n, hidden_size), finite.
             cancelled: of the answer that it is read for, which may need several prompts: who ends the answer sets it
-                and calls `cancel`; nothing is read any more. None: a `cancel` from before does not count.
+                and calls `cancel` with it; nothing is read any more. None: a `cancel` from before does not count.
 
         Returns:
             Positions that were decoded, at least the last one unless it was cancelled.
@@ -144,6 +145,7 @@ class Backbone:
         """
         runs, keys = self._checked(segments)
         self._prompts += 1
+        self._answer = cancelled
         if not self._reads_of(keys):
             self._stop_ahead()
             self._cancel.clear()
@@ -164,6 +166,7 @@ class Backbone:
         runs, keys = self._checked(segments)
         self._cancel.clear()
         self._prompts += 1
+        self._answer = None
         self._ahead, self._ahead_keys = self._worker.submit(self._prefill, runs, keys), keys
 
     def keys(self, segments: Sequence[list[int] | Embeds]) -> list[Key]:
@@ -258,9 +261,14 @@ class Backbone:
         """
         return self._llama.piece(token)
 
-    def cancel(self) -> None:
-        """End the running `prefill` or `generate` at once, from any thread; on a GPU after the running batch."""
-        self._cancel.set()
+    def cancel(self, answer: threading.Event | None = None) -> None:
+        """End the running `prefill` or `generate` at once, from any thread; on a GPU after the running batch.
+
+        Args:
+            answer: end it only if that is the `cancelled` of its `prefill`; None: whatever it is.
+        """
+        if answer is None or answer is self._answer:
+            self._cancel.set()
 
     def close(self) -> None:
         """Give the memory back; a second call does nothing."""

@@ -158,10 +158,10 @@ class Chat:
     def cancel(self) -> None:
         """Stop the running answer from another thread, also one whose prompt is being read, or was not begun.
 
-        Its last piece says "cancelled". The next question is answered as ever.
+        Its last piece says "cancelled". The next question is answered as ever, and so are those of other conversations.
         """
         self._cancelled.set()
-        self._backbone.cancel()
+        self._backbone.cancel(self._cancelled)
 
     def _answer(
         self,

@@ -126,6 +126,18 @@ def test_cancel_from_another_thread_ends_the_answer(engine: Engine, clip: Path) 
     assert last.usage.finish == "cancelled"
 
 
+def test_cancel_of_one_conversation_leaves_the_answer_of_another(engine: Engine, clip: Path) -> None:
+    timeline = engine.index(clip)
+    other, chat = engine.chat(timeline), engine.chat(timeline)
+    _read(other.ask("b", sampling=_short(engine)))
+    answer = chat.ask("a", sampling=_short(engine))
+    next(answer)
+    other.cancel()
+    _, last = _read(answer)
+    assert last.usage is not None
+    assert last.usage.finish != "cancelled"
+
+
 @pytest.mark.parametrize("prepared", [False, True])
 def test_cancel_before_the_prompt_is_read_ends_the_answer_and_not_the_next(
     engine: Engine, clip: Path, prepared: bool

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from vllama.cli import command
@@ -85,3 +86,23 @@ def test_one_that_does_not_end_when_told_to_is_ended(tmp_path: Path, monkeypatch
     run.close()
     assert time.monotonic() - begun < 10.0
     assert process.returncode == -signal.SIGKILL
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no groups there")
+def test_what_it_started_itself_ends_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "_LEAVE_SECONDS", 0.0)
+    path = tmp_path / "child"
+    run = Command(f"sh -c 'sleep 30 & echo $! > {path}.part; mv {path}.part {path}; wait'", lambda text: None)
+    run.start({})
+    until(path.exists)
+    begun = time.monotonic()
+    run.close()
+    until(lambda: not lives(int(path.read_text())))
+    assert time.monotonic() - begun < 10.0
+
+
+def lives(number: int) -> bool:
+    try:
+        return psutil.Process(number).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

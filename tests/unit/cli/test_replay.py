@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from llama_cpp import llama_supports_gpu_offload
 
 from vllama import cli
 from vllama.cli.record import There, digest
@@ -56,12 +57,14 @@ def assert_same(done: Any, times: int = 1) -> None:
 def test_replay_runs_where_the_record_ran_unless_told_otherwise(run: Callable, record: Path) -> None:
     assert (lines(record)[0]["device"], lines(record)[0]["runner"]) == ("cpu", "onnx")
     assert_same(run("replay", record))
-    assert_same(run("replay", record, "--device", "cpu", "--engine", "onnx"))
+    assert_same(run("replay", record, "--device", "cpu", "--engine", "onnx", "--gpu-layers", "0"))
     with_head(record, device="cuda:99", runner="tensorrt", gpu_layers=3)
     elsewhere = run("replay", record)
     assert (elsewhere.returncode, elsewhere.stdout) == (5, ""), "on the CPU other tokens might come out"
     assert elsewhere.stderr.count("\n") == 1
-    here = run("replay", record, "--device", "cpu")
+    as_recorded = run("replay", record, "--device", "cpu")
+    assert ("no GPU support" in as_recorded.stderr) == (not llama_supports_gpu_offload()), as_recorded.stderr
+    here = run("replay", record, "--device", "cpu", "--gpu-layers", "0")
     assert (here.returncode, "same: " in here.stderr) == (0, True), here.stderr
     where = "encoded on cpu with onnx, recorded on cuda:99 with tensorrt"
     layers = "answered with 0 layers on the GPU, recorded with 3"
