@@ -138,14 +138,16 @@ def _matching(path: Path) -> list[Path]:
 
 
 def _files(folder: Path) -> tuple[list[Path], list[MediaError]]:
-    """All in it and below it that is not hidden; and the folders that cannot be read."""
+    """All in it and below it that is not hidden, links to folders followed; and the folders that cannot be read."""
     unread: list[OSError] = []
-    files = [
-        Path(where, name)
-        for where, _, names in os.walk(folder, onerror=unread.append)
-        for name in names
-        if not name.startswith(".")
-    ]
+    files: list[Path] = []
+    walked: set[str] = set()  # a link may lead back to where it lies
+    for where, folders, names in os.walk(folder, onerror=unread.append, followlinks=True):
+        real = os.path.realpath(where)
+        is_new = real not in walked
+        walked.add(real)
+        folders[:] = sorted(name for name in folders if is_new and not name.startswith("."))
+        files += [Path(where, name) for name in names if is_new and not name.startswith(".")]
     words = "cannot be read ({}); give yourself the right to, or leave it out"
     return sorted(files), [MediaError(f"{each.filename}: {words.format(each.strerror)}") for each in unread]
 

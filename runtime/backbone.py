@@ -64,7 +64,7 @@ class Backbone:
 
     Raises:
         MissingFileError, FileError: there is no such file, or llama.cpp cannot read a LLaMA from it.
-        BackendUnavailableError: llama-cpp-python cannot be loaded, or has no GPU support.
+        BackendUnavailableError: llama-cpp-python cannot be loaded, or finds no GPU.
         BackendError: the context does not fit the memory, or the layers not that of the GPU.
         SpecError: n_ctx or threads is no useful number.
     """

@@ -84,7 +84,7 @@ class LlamaContext:
         self.settings = f"llama-cpp-python {version('llama-cpp-python')}, {how.kv} cache, {where}"
         if how.gpu_layers and not self._lib.llama_supports_gpu_offload():
             raise BackendUnavailableError(
-                "this llama-cpp-python has no GPU support; install a build that has (docs/llm.md), or --gpu-layers 0"
+                "llama.cpp finds no GPU, or was built without support for it; check that, see docs/llm.md, or use --gpu-layers 0"
             )
         self._abort = self._lib.ggml_abort_callback(lambda _: cancel.is_set())  # llama.cpp keeps no reference to it
         self._context: int | None = None

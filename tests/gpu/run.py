@@ -37,8 +37,8 @@ _TESTS = 0.4  # of the time, at most
 _LATE = 124  # as the exit code of `timeout`
 _NOTHING = 3
 # With -s and -vv: a test's name, what it prints, and its verdict. The first word of a parameter is the way it ran.
-_PASSED = re.compile(r"::\w+\[(onnx|tensorrt)\b[^\]\n]*\](?:(?!::).)*?\bPASSED\b", re.DOTALL)
-_WAYS = {"onnx": "ONNX Runtime", "tensorrt": "TensorRT"}
+_PASSED = re.compile(r"::\w+\[(onnx|tensorrt|llama)\b[^\]\n]*\](?:(?!::).)*?\bPASSED\b", re.DOTALL)
+_WAYS = {"llama": "llama.cpp", "onnx": "ONNX Runtime", "tensorrt": "TensorRT"}
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Patterns of file names, which the shells of Windows leave to programs."""
+"""Which files are meant: patterns, which the shells of Windows leave to programs, and what lies in folders."""
 
 from __future__ import annotations
 
@@ -37,3 +37,14 @@ def test_a_pattern_is_the_files_that_it_fits_on_windows(
 
 def test_a_pattern_is_a_name_where_shells_expand_it(folder: Path) -> None:
     assert _clips([folder / "*.mp4"]) == ([folder / "*.mp4"], [])
+
+
+def test_what_is_hidden_is_left_out_and_links_to_folders_are_followed_once(tmp_path: Path) -> None:
+    films, elsewhere = tmp_path / "films", tmp_path / "elsewhere"
+    for where in (films / "day", films / ".trash", elsewhere):
+        where.mkdir(parents=True)
+        (where / "clip.mp4").write_bytes(b"")
+    (elsewhere / "back").symlink_to(films)
+    for link in ("here", "there"):
+        (films / link).symlink_to(elsewhere)
+    assert _clips([films]) == ([films / "day" / "clip.mp4", films / "here" / "clip.mp4"], [])

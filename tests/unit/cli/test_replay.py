@@ -63,7 +63,7 @@ def test_replay_runs_where_the_record_ran_unless_told_otherwise(run: Callable, r
     assert (elsewhere.returncode, elsewhere.stdout) == (5, ""), "on the CPU other tokens might come out"
     assert elsewhere.stderr.count("\n") == 1
     as_recorded = run("replay", record, "--device", "cpu")
-    assert ("no GPU support" in as_recorded.stderr) == (not llama_supports_gpu_offload()), as_recorded.stderr
+    assert ("finds no GPU" in as_recorded.stderr) == (not llama_supports_gpu_offload()), as_recorded.stderr
     here = run("replay", record, "--device", "cpu", "--gpu-layers", "0")
     assert (here.returncode, "same: " in here.stderr) == (0, True), here.stderr
     where = "encoded on cpu with onnx, recorded on cuda:99 with tensorrt"
