@@ -12,9 +12,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from vllama.runtime.benchmark import Benchmark, Setup, run_benchmark
+from vllama.runtime.benchmark.benchmark import Benchmark, Setup, run_benchmark
+from vllama.runtime.benchmark.limits import processor_name
 from vllama.runtime.bundle import find_bundle, open_bundle
-from vllama.runtime.limits import processor_name
 from vllama.runtime.machine import physical_cores
 
 from . import options

@@ -10,8 +10,8 @@ from typing import Annotated, TypeVar
 import typer
 
 from vllama.runtime import DeviceError
-from vllama.runtime.cameras import CameraName, list_cameras, why_no_camera
-from vllama.runtime.microphones import MicrophoneName, list_microphones, why_no_microphone
+from vllama.runtime.capture.cameras import CameraName, list_cameras, why_no_camera
+from vllama.runtime.capture.microphones import MicrophoneName, list_microphones, why_no_microphone
 
 _Name = TypeVar("_Name", CameraName, MicrophoneName)
 

@@ -15,8 +15,8 @@ import typer
 from typer.core import TyperGroup
 
 from vllama.runtime import Engine, MediaError, Timeline
-from vllama.runtime.catalogue import saved_bytes
-from vllama.runtime.saved import timeline_folder
+from vllama.runtime.cache.catalogue import saved_bytes
+from vllama.runtime.cache.saved import timeline_folder
 from vllama.runtime.times import clock
 
 from . import options

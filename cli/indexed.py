@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vllama.runtime import SpecError
-from vllama.runtime.catalogue import Entry, find_entries, list_entries, remove_entry
+from vllama.runtime.cache.catalogue import Entry, find_entries, list_entries, remove_entry
 from vllama.runtime.times import clock
 
 from .options import clean

@@ -8,10 +8,10 @@ from contextlib import closing
 from pathlib import Path
 
 from vllama.runtime import Engine, Live, LiveChat, LiveStatus, Span, SpecError
-from vllama.runtime.capture import SourceStatus
-from vllama.runtime.daytime import parse_live_span, time_of_day
-from vllama.runtime.live import Sense
-from vllama.runtime.read_ahead import ReadAhead
+from vllama.runtime.capture.source import SourceStatus
+from vllama.runtime.live.daytime import parse_live_span, time_of_day
+from vllama.runtime.live.live import Sense
+from vllama.runtime.live.read_ahead import ReadAhead
 from vllama.runtime.times import clock
 
 from .entered import EnteredLines

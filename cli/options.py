@@ -11,9 +11,9 @@ from typing import Annotated, Any, Literal
 import typer
 
 from vllama.runtime import Budget, Engine, Sampling, Span, SpecError, view
-from vllama.runtime.backbone import MAX_N_CTX
 from vllama.runtime.bundle import SHIPPED
 from vllama.runtime.engine import GpuLayers as GpuLayersValue
+from vllama.runtime.llm.backbone import MAX_N_CTX
 from vllama.runtime.spec import MOST_TOKENS
 from vllama.runtime.times import make_span
 

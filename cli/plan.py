@@ -13,8 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from vllama.runtime.bundle import Bundle, find_bundle, read_bundle
-from vllama.runtime.llama_context import Kv, gpu_memory
-from vllama.runtime.llm_file import LlmFacts, read_llm_facts
+from vllama.runtime.llm.llama_context import Kv, gpu_memory
+from vllama.runtime.llm.llm_file import LlmFacts, read_llm_facts
 from vllama.runtime.machine import GpuMemory, Memory, nvidia_memory, physical_cores, read_memory
 from vllama.runtime.placement import suit_gpus
 from vllama.runtime.plan import (

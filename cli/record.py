@@ -12,9 +12,9 @@ from typing import Annotated, Any, Final, Literal, TypeVar, cast
 from pydantic import AfterValidator, ConfigDict, Field, NonNegativeInt, TypeAdapter, ValidationError
 
 from vllama.runtime import Chat, Engine, FileError, Sampling, Span, SpecError, Timeline, Usage
-from vllama.runtime.backbone import MAX_N_CTX
 from vllama.runtime.engine import DENSEST_FPS
-from vllama.runtime.llama_context import Kv
+from vllama.runtime.llm.backbone import MAX_N_CTX
+from vllama.runtime.llm.llama_context import Kv
 from vllama.runtime.remembered import Remembered
 from vllama.runtime.view import Long
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from vllama.runtime import Chat, Engine, FileError, Span, Timeline, Usage
-from vllama.runtime.content import identify
+from vllama.runtime.cache.content import identify
 from vllama.runtime.media import probe
 from vllama.runtime.remembered import Remembered
 from vllama.runtime.timeline import ClipFeature, FrameFeature

@@ -12,11 +12,11 @@ from types import TracebackType
 from typing import ClassVar
 
 from vllama.runtime import Chat, Delta, Live, SpecError, VllamaError
-from vllama.runtime.speaker import Speaker
-from vllama.runtime.speech import Listener, Words, words_between
-from vllama.runtime.transcribe import Transcriber
-from vllama.runtime.voice_activity import VoiceActivity
-from vllama.runtime.voices import find_voice, why_no_voice
+from vllama.runtime.speech.listener import Listener, Words, words_between
+from vllama.runtime.speech.speaker import Speaker
+from vllama.runtime.speech.transcribe import Transcriber
+from vllama.runtime.speech.voice_activity import VoiceActivity
+from vllama.runtime.speech.voices import find_voice, why_no_voice
 
 from .entered import EnteredLines
 

@@ -11,8 +11,8 @@ from typing import Annotated
 import typer
 
 from vllama.runtime import Budget, Live, SpecError
+from vllama.runtime.live.watching import Score, Switch
 from vllama.runtime.times import make_span, parse_seconds
-from vllama.runtime.watching import Score, Switch
 
 from . import options
 from .command import Command

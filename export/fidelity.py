@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from vllama.runtime.backbone import Backbone, Key
 from vllama.runtime.bundle import Bundle, FidelityRow
 from vllama.runtime.encoders import Encoders
+from vllama.runtime.llm.backbone import Backbone, Key
 from vllama.runtime.pixels import timestamps
 from vllama.runtime.prompt import Media, Piece, Turn, build_prompt
 from vllama.runtime.spec import ModelSpec, Sampling

@@ -19,8 +19,8 @@ from .errors import (
     SpecError,
     VllamaError,
 )
-from .live import Live, LiveStatus
-from .live_chat import LiveChat
+from .live.live import Live, LiveStatus
+from .live.live_chat import LiveChat
 from .spec import ModelSpec, Sampling
 from .timeline import Budget, Timeline
 from .types import Delta, Embeds, Frame, Samples, Span, Usage

@@ -19,7 +19,7 @@ from safetensors.numpy import load_file
 
 from .errors import ChecksumError, FileError, MissingFileError, ModelNotFoundError
 from .files import check_permission, write_whole
-from .llama_context import Kv, check_model
+from .llm.llama_context import Kv, check_model
 from .spec import ModelSpec, spec_from_dict, spec_to_dict
 from .types import Float32
 

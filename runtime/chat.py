@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from .answer import AnswerStream, answer_text
-from .backbone import Backbone
 from .encoders import Encoders
 from .errors import ContextOverflowError, SpecError
-from .prefixes import PrefixStore
+from .llm.backbone import Backbone
+from .llm.prefixes import PrefixStore
 from .prompt import Media, Turn, build_prompt
 from .segments import Segment, plan_segments, segments_that_fit
 from .spec import ModelSpec, Sampling

@@ -8,27 +8,27 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, get_args
 
-from .backbone import MAX_N_CTX, Backbone
 from .bundle import Bundle, cache_dir, find_bundle, open_bundle
+from .cache.library import Library
+from .capture.clock import Clock
 from .chat import Chat
-from .clock import Clock
 from .encoders import Encoders
 from .errors import FileError, SpecError
 from .indexing import Need
-from .library import Library
-from .live import Live
-from .live_chat import LiveChat
-from .llama_context import Kv, gpu_memory
-from .llm_file import read_llm_facts
+from .live.live import Live
+from .live.live_chat import LiveChat
+from .live.senses import FRAME_RATE, PictureSource, SoundSource
+from .live.watching import YesNo
+from .llm.backbone import MAX_N_CTX, Backbone
+from .llm.llama_context import Kv, gpu_memory
+from .llm.llm_file import read_llm_facts
+from .llm.prefixes import PrefixStore
 from .machine import physical_cores
 from .placement import place
 from .plan import encoders_gpu_bytes, graph_needs, layers_that_fit, usable_bytes
-from .prefixes import PrefixStore
-from .senses import FRAME_RATE, PictureSource, SoundSource
 from .spec import ModelSpec
 from .timeline import Budget, Timeline
 from .types import Span
-from .watching import YesNo
 
 MEMORY_BYTES = 256_000_000  # of a live source's features, where nothing else is asked for
 _MOST_FPS = 60.0  # of a camera
@@ -287,12 +287,12 @@ class Engine:
             raise SpecError(f"{self.spec.name} has no audio branch and cannot hear; leave the microphone out")
 
     def _open_camera(self, source: str, clock: Clock, note: Callable[[str], None]) -> PictureSource:
-        from .camera import Camera  # OpenCV is slow to load, and not everybody has a camera
+        from .capture.camera import Camera  # OpenCV is slow to load, and not everybody has a camera
 
         return Camera(source, self.spec.video.image_size, clock, note)
 
     def _open_microphone(self, device: str, clock: Clock, note: Callable[[str], None]) -> SoundSource:
-        from .microphone import Microphone  # PortAudio may not be installed
+        from .capture.microphone import Microphone  # PortAudio may not be installed
 
         assert self.spec.audio is not None
         return Microphone(device, self.spec.audio.sample_rate, clock, note)

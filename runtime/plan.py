@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from .bundle import Bundle
-from .llama_context import UBATCH_CPU, UBATCH_GPU, Kv
-from .llm_file import LlmFacts
+from .llm.llama_context import UBATCH_CPU, UBATCH_GPU, Kv
+from .llm.llm_file import LlmFacts
 from .machine import GpuMemory
 from .placement import GPU_BATCH
 from .spec import AudioEncoder, ModelSpec, VisionEncoder

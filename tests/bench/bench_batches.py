@@ -13,8 +13,8 @@ import time
 
 import numpy as np
 
-from vllama.runtime.backbone import Backbone
 from vllama.runtime.bundle import find_bundle, open_bundle
+from vllama.runtime.llm.backbone import Backbone
 from vllama.runtime.types import Embeds
 
 _LENGTHS = (29, 8, 32, 32, 90)  # words, sound, words, picture, words

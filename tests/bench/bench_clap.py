@@ -22,9 +22,9 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from tests.live.clap import clap
 from tests.live.mjpeg import MjpegServer
 from tests.live.pulse import RATE, Pulse
-from vllama.runtime.camera import Camera
-from vllama.runtime.clock import Clock
-from vllama.runtime.microphone import Microphone
+from vllama.runtime.capture.camera import Camera
+from vllama.runtime.capture.clock import Clock
+from vllama.runtime.capture.microphone import Microphone
 
 
 def main() -> None:

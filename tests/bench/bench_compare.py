@@ -24,9 +24,9 @@ import numpy as np
 from bench_encoders import add_options, compare_encoders
 from turns import OURS, clocked, machine, print_turns, ratio
 
-from vllama.runtime.backbone import Backbone
 from vllama.runtime.bundle import find_bundle, open_bundle
-from vllama.runtime.llama_context import UBATCH_CPU
+from vllama.runtime.llm.backbone import Backbone
+from vllama.runtime.llm.llama_context import UBATCH_CPU
 from vllama.runtime.spec import Sampling
 from vllama.runtime.types import Embeds, Float32
 

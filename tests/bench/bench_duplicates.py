@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vllama.runtime import Engine
-from vllama.runtime.catalogue import list_entries
+from vllama.runtime.cache.catalogue import list_entries
 from vllama.runtime.change import STILL, Glance
 from vllama.runtime.media import probe, read_frames
 from vllama.runtime.types import Float32, Frame

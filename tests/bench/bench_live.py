@@ -24,8 +24,8 @@ from pathlib import Path
 import numpy as np
 
 from vllama.runtime import Engine, Live, LiveChat, Timeline, Usage
+from vllama.runtime.live.read_ahead import ReadAhead
 from vllama.runtime.media import probe
-from vllama.runtime.read_ahead import ReadAhead
 from vllama.runtime.sound import count_samples, read_samples
 from vllama.runtime.timeline import ClipFeature, FrameFeature
 

@@ -24,11 +24,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vllama.export.mini.held_out import write_set
-from vllama.runtime import Engine, LiveChat, Span, Timeline, live_chat
+from vllama.runtime import Engine, LiveChat, Span, Timeline
 from vllama.runtime.change import Glance
+from vllama.runtime.live import live_chat
+from vllama.runtime.live.senses import FRAME_RATE
 from vllama.runtime.media import MediaInfo, probe, read_frames
 from vllama.runtime.question_set import KnownAnswer, read_questions
-from vllama.runtime.senses import FRAME_RATE
 from vllama.runtime.sound import count_samples, read_samples
 from vllama.runtime.timeline import ClipFeature, FrameFeature
 from vllama.runtime.types import Frame

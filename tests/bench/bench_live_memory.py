@@ -20,8 +20,8 @@ import numpy as np
 
 from vllama.runtime.bundle import find_bundle, open_bundle
 from vllama.runtime.encoders import Encoders
-from vllama.runtime.live_chat import around
-from vllama.runtime.senses import Hearing, Seeing
+from vllama.runtime.live.live_chat import around
+from vllama.runtime.live.senses import Hearing, Seeing
 from vllama.runtime.timeline import Budget, ClipFeature, FrameFeature, Timeline
 from vllama.runtime.types import Span
 

@@ -22,10 +22,10 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from tests.live.spoken import RATE, Sound, say, silence
 from vllama.export.mini import sound as world
 from vllama.export.mini import strange_sounds
-from vllama.runtime.echo import Echo
+from vllama.runtime.speech.echo import Echo
+from vllama.runtime.speech.utterances import RULES, Utterances
+from vllama.runtime.speech.voice_activity import WINDOW, VoiceActivity
 from vllama.runtime.types import Samples
-from vllama.runtime.utterances import RULES, Utterances
-from vllama.runtime.voice_activity import WINDOW, VoiceActivity
 
 VOICES = ("en", "en-us", "en+f3", "en+m5", "en+f2", "en-gb-scotland", "en+m1", "en+f4")
 QUESTIONS = (

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 
-from vllama.runtime.limits import processor_name
+from vllama.runtime.benchmark.limits import processor_name
 
 Times = dict[str, list[tuple[float, float]]]  # by name: (wall, processor) seconds of each round
 OURS = "vllama"

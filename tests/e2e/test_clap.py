@@ -10,9 +10,9 @@ import pytest
 from tests.live.clap import clap
 from tests.live.mjpeg import MjpegServer
 from tests.live.pulse import RATE, Pulse, missing
-from vllama.runtime.camera import Camera
-from vllama.runtime.clock import Clock
-from vllama.runtime.microphone import Microphone
+from vllama.runtime.capture.camera import Camera
+from vllama.runtime.capture.clock import Clock
+from vllama.runtime.capture.microphone import Microphone
 
 
 @pytest.mark.skipif(bool(missing()), reason=missing())

@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vllama.runtime import Chat, ContextOverflowError, Engine, Sampling, Span, Timeline, Usage, prefixes
-from vllama.runtime.backbone import KvPrefix
+from vllama.runtime import Chat, ContextOverflowError, Engine, Sampling, Span, Timeline, Usage
 from vllama.runtime.bundle import cache_dir
 from vllama.runtime.encoders import Encoders
-from vllama.runtime.prefixes import PrefixStore
+from vllama.runtime.llm import prefixes
+from vllama.runtime.llm.backbone import KvPrefix
+from vllama.runtime.llm.prefixes import PrefixStore
 from vllama.runtime.view import Long, Viewer
 
 QUESTIONS = ("What happens?", "And then what is there to see?", "What do you hear?")

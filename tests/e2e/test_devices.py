@@ -13,8 +13,8 @@ import pytest
 from tests.live.pulse import Pulse, missing
 from vllama.cli import devices as module
 from vllama.runtime import DeviceError
-from vllama.runtime.cameras import CameraName
-from vllama.runtime.microphones import MicrophoneName
+from vllama.runtime.capture.cameras import CameraName
+from vllama.runtime.capture.microphones import MicrophoneName
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from vllama.runtime import Chat, Engine, Usage
-from vllama.runtime.llama_context import Kv
+from vllama.runtime.llm.llama_context import Kv
 
 # Of each clip that is shipped: a question, and what a right answer says.
 QUESTIONS = {

@@ -18,7 +18,7 @@ from vllama.runtime.machine import GpuMemory, Memory
 PEAK = """
 import sys
 from vllama.runtime import Engine
-from vllama.runtime.own_process import peak_bytes
+from vllama.runtime.benchmark.own_process import peak_bytes
 with Engine.open("miniature", answers={answers}, gpu_layers=0) as engine:
     timeline = engine.index({clip!r}, fps=0.0)
     if {answers}:
@@ -181,7 +181,7 @@ def test_layers_for_a_gpu_that_llama_cpp_cannot_use_are_refused(vllama: Callable
     for how in (("--gpu-layers", "all"), ("--gpu-layers", "3")):
         done = vllama("ask", clip, "What?", "--model", "miniature", *how)
         assert (done.returncode, len(done.stderr.splitlines())) == (5, 1)
-        assert "finds no GPU, or was built without support for it" in done.stderr
+        assert "finds no GPU, or was built without support for one" in done.stderr
     done = vllama("ask", clip, "What?", "--model", "miniature", "-n", 1, env={"VLLAMA_GPU_LAYERS": "all"})
     assert done.returncode == 5
     done = vllama("ask", clip, "What?", "--model", "miniature", "-n", 1, "--gpu-layers", "auto")

@@ -23,10 +23,10 @@ from tests.live.mjpeg import MjpegServer
 from tests.live.process import Running
 from tests.live.pulse import Pulse, missing
 from tests.live.spoken import say, silence
-from vllama.runtime.clock import Clock
-from vllama.runtime.microphone import Microphone
-from vllama.runtime.speaker import Speaker
-from vllama.runtime.voices import find_voice
+from vllama.runtime.capture.clock import Clock
+from vllama.runtime.capture.microphone import Microphone
+from vllama.runtime.speech.speaker import Speaker
+from vllama.runtime.speech.voices import find_voice
 
 pytest.importorskip("faster_whisper", reason="needs vllama[speech]")
 from tests.live.tiny_whisper import write_tiny_whisper

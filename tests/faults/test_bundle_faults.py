@@ -14,11 +14,11 @@ import pytest
 from vllama.export.checkpoint import find_file, open_state_dict
 from vllama.runtime.backend_onnx import OnnxBackend
 from vllama.runtime.bundle import find_bundle, shipped_bundle
-from vllama.runtime.catalogue import find_entries, list_entries
+from vllama.runtime.cache.catalogue import find_entries, list_entries
 from vllama.runtime.errors import FileError
-from vllama.runtime.llama_context import check_model, gpu_memory
+from vllama.runtime.llm.llama_context import check_model, gpu_memory
 from vllama.runtime.spec import WeightFile
-from vllama.runtime.transcribe import Transcriber
+from vllama.runtime.speech.transcribe import Transcriber
 
 
 @pytest.fixture

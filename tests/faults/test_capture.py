@@ -14,12 +14,12 @@ import pytest
 
 from tests.live.mjpeg import MjpegServer
 from tests.live.pulse import RATE, Pulse, missing
-from vllama.runtime.camera import Camera
-from vllama.runtime.capture import Source
-from vllama.runtime.clock import Clock
+from vllama.runtime.capture.camera import Camera
+from vllama.runtime.capture.clock import Clock
+from vllama.runtime.capture.microphone import Microphone
+from vllama.runtime.capture.source import Source
+from vllama.runtime.capture.video_source import VideoSource, open_video
 from vllama.runtime.errors import DeviceError
-from vllama.runtime.microphone import Microphone
-from vllama.runtime.video_source import VideoSource, open_video
 
 SIZE = 56
 PATIENCE = 40.0  # the longest wait between two tries is 10 s
@@ -190,8 +190,8 @@ def test_a_file_without_pictures_is_no_camera(name: str, sound_file: Path, tmp_p
 def test_opencv_and_ffmpeg_leave_stderr_alone(clip: Path, server: MjpegServer, tmp_path: Path) -> None:
     code = """if True:
         import sys
-        from vllama.runtime.camera import Camera
-        from vllama.runtime.clock import Clock
+        from vllama.runtime.capture.camera import Camera
+        from vllama.runtime.capture.clock import Clock
         from vllama.runtime.errors import DeviceError
         for source in sys.argv[1:]:
             try:
@@ -298,8 +298,8 @@ def test_a_microphone_that_is_gone_is_closed_at_once_and_is_no_longer_there(
 def test_a_sound_server_that_hangs_holds_nobody_for_long(pulse: Pulse) -> None:
     code = """if True:
         import signal, sys, time
-        from vllama.runtime.clock import Clock
-        from vllama.runtime.microphone import Microphone
+        from vllama.runtime.capture.clock import Clock
+        from vllama.runtime.capture.microphone import Microphone
         microphone = Microphone("default", 16000, Clock(), print)
         print("open", flush=True)
         sys.stdin.read()
@@ -326,8 +326,8 @@ def test_a_sound_server_that_hangs_holds_nobody_for_long(pulse: Pulse) -> None:
 def test_c_libraries_are_heard_again_once_the_microphone_is_closed(pulse: Pulse) -> None:
     code = """if True:
         import ctypes
-        from vllama.runtime.clock import Clock
-        from vllama.runtime.microphone import Microphone
+        from vllama.runtime.capture.clock import Clock
+        from vllama.runtime.capture.microphone import Microphone
         library = ctypes.CDLL(None)
         def say(words):
             library.fputs(words, ctypes.c_void_p.in_dll(library, "stderr"))
@@ -346,9 +346,9 @@ def test_a_machine_without_portaudio_is_told_which_package_to_install() -> None:
     code = """if True:
         import ctypes.util
         ctypes.util.find_library = lambda name: None  # what it says where there is none
-        from vllama.runtime.clock import Clock
+        from vllama.runtime.capture.clock import Clock
         from vllama.runtime.errors import DeviceError
-        from vllama.runtime.microphone import Microphone
+        from vllama.runtime.capture.microphone import Microphone
         try:
             Microphone("default", 16000, Clock(), print)
         except DeviceError as error:

@@ -18,9 +18,10 @@ import av
 import numpy as np
 import pytest
 
-from vllama.runtime import DiskFullError, Engine, FileError, MediaError, Span, SpecError, Timeline, saver
-from vllama.runtime.catalogue import list_entries
-from vllama.runtime.store import MOST_SMALL
+from vllama.runtime import DiskFullError, Engine, FileError, MediaError, Span, SpecError, Timeline
+from vllama.runtime.cache import saver
+from vllama.runtime.cache.catalogue import list_entries
+from vllama.runtime.cache.store import MOST_SMALL
 
 Features = list[tuple[float, float, bytes]]
 

@@ -19,7 +19,7 @@ from tests.live.pulse import Pulse, missing
 from vllama.cli import live as cli_live
 from vllama.cli.app import app
 from vllama.runtime import Budget, Delta, Span, Usage
-from vllama.runtime.live_chat import around
+from vllama.runtime.live.live_chat import around
 from vllama.runtime.timeline import ClipFeature, FrameFeature, Timeline
 
 MODEL = ("--model", "miniature", "--threads", "2")

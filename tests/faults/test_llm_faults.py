@@ -19,8 +19,8 @@ from safetensors.torch import load_file, save_file
 
 from vllama.export.llama import open_llama
 from vllama.export.to_gguf import to_gguf
-from vllama.runtime.backbone import Backbone
 from vllama.runtime.errors import BackendError, ContextOverflowError, FileError, MissingFileError, ShapeError
+from vllama.runtime.llm.backbone import Backbone
 from vllama.runtime.spec import ModelSpec, Sampling
 from vllama.runtime.types import Embeds
 
@@ -110,7 +110,7 @@ def test_a_context_that_does_not_fit_the_memory_is_refused(path: Path) -> None:
     script = f"""
 import resource
 from pathlib import Path
-from vllama.runtime.backbone import Backbone
+from vllama.runtime.llm.backbone import Backbone
 from vllama.runtime.errors import BackendError
 path = Path({str(path)!r})
 Backbone(path, 64, threads=1).close()

@@ -36,12 +36,12 @@ from vllama.export.to_tensorrt import EngineOptions, add_engines, open_builder
 from vllama.runtime import Engine
 from vllama.runtime.backend import open_graph
 from vllama.runtime.backend_onnx import check_cuda, check_kernels
+from vllama.runtime.benchmark.flops import frame_flops
 from vllama.runtime.bundle import SCHEMA, Bundle, Manifest, find_bundle, open_bundle
 from vllama.runtime.errors import VllamaError
-from vllama.runtime.flops import frame_flops
 from vllama.runtime.gpus import Gpu, find_gpus
-from vllama.runtime.llama_context import gpu_memory
-from vllama.runtime.llm_file import read_llm_facts
+from vllama.runtime.llm.llama_context import gpu_memory
+from vllama.runtime.llm.llm_file import read_llm_facts
 from vllama.runtime.placement import Placement
 from vllama.runtime.plan import encoders_gpu_bytes, graph_needs, layers_that_fit, usable_bytes
 from vllama.runtime.spec import ModelSpec, find_spec, spec_to_dict

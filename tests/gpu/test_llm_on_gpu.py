@@ -14,10 +14,10 @@ from vllama.export.llama import open_llama
 from vllama.export.mini.held_out import write_set
 from vllama.export.to_gguf import to_gguf
 from vllama.runtime import Engine, Usage
-from vllama.runtime.backbone import Backbone
 from vllama.runtime.bundle import shipped_bundle
 from vllama.runtime.engine import GpuLayers
-from vllama.runtime.llama_context import gpu_memory
+from vllama.runtime.llm.backbone import Backbone
+from vllama.runtime.llm.llama_context import gpu_memory
 from vllama.runtime.question_set import KnownAnswer, read_questions
 from vllama.runtime.spec import ModelSpec
 from vllama.runtime.types import Embeds

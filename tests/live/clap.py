@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vllama.runtime.camera import Camera
-from vllama.runtime.clock import Clock
-from vllama.runtime.microphone import Microphone
+from vllama.runtime.capture.camera import Camera
+from vllama.runtime.capture.clock import Clock
+from vllama.runtime.capture.microphone import Microphone
 
 from .mjpeg import MjpegServer
 from .pulse import Pulse, click

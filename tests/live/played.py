@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vllama.runtime.capture import SourceStatus
-from vllama.runtime.clock import Clock
+from vllama.runtime.capture.clock import Clock
+from vllama.runtime.capture.source import SourceStatus
 from vllama.runtime.media import probe, read_frames
 from vllama.runtime.sound import count_samples, read_samples
 from vllama.runtime.types import Frame, Samples

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vllama.runtime.clock import Clock
+from vllama.runtime.capture.clock import Clock
 
 from .played import PlayedMicrophone
 from .pulse import read_wav

@@ -21,9 +21,9 @@ from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 from vllama.export.llama import LlamaConfig, open_llama, tensor_shapes
 from vllama.export.to_gguf import to_gguf
 from vllama.runtime.answer import answer_text
-from vllama.runtime.backbone import Backbone
+from vllama.runtime.llm.backbone import Backbone
+from vllama.runtime.llm.sampler import sampling_probabilities
 from vllama.runtime.prompt import ControlToken, Piece
-from vllama.runtime.sampler import sampling_probabilities
 from vllama.runtime.spec import ModelSpec, Sampling, WeightFile, find_spec
 from vllama.runtime.types import Embeds
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from vllama.cli.bench import figures, show
-from vllama.runtime.benchmark import Answering, Benchmark, Encoding, Setup, Stage
-from vllama.runtime.limits import Limits
+from vllama.runtime.benchmark.benchmark import Answering, Benchmark, Encoding, Setup, Stage
+from vllama.runtime.benchmark.limits import Limits
 
 _STAGES = (
     Stage("decode", 4.0, 0.0),

@@ -13,7 +13,7 @@ from tests.live.spoken import Recording, Sound, silence
 from vllama.cli.entered import EnteredLines
 from vllama.cli.spoken import Ears, Speech, Spoken
 from vllama.runtime import Chat, Engine, Live, Sampling, SpecError
-from vllama.runtime.clock import Clock
+from vllama.runtime.capture.clock import Clock
 
 LONG = Sampling(temperature=3.0, top_p=1.0, top_k=0, max_tokens=400)  # random words that hardly ever end
 

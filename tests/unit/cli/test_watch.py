@@ -7,9 +7,9 @@ import pytest
 
 from vllama.cli import watch
 from vllama.cli.watch import Shower, ticks
-from vllama.runtime.clock import Clock
+from vllama.runtime.capture.clock import Clock
+from vllama.runtime.live.watching import Score
 from vllama.runtime.types import Span
-from vllama.runtime.watching import Score
 
 SEEN = Score(Span(2.0, 4.0), 0.61, "a red circle?", (2.5, 3.5))
 UNDECIDED = Score(Span(2.0, 4.0), None, "The circle is red.", (2.5,))

@@ -14,7 +14,7 @@ from vllama.export.fidelity import _kl, fixed_prompts, llm_fidelity
 from vllama.export.llama import LlamaFolder, open_llama
 from vllama.export.to_gguf import to_gguf
 from vllama.runtime.bundle import Bundle, open_bundle
-from vllama.runtime.llama_context import LlamaContext
+from vllama.runtime.llm.llama_context import LlamaContext
 from vllama.runtime.prompt import Media, Piece, Turn, build_prompt
 from vllama.runtime.spec import ModelSpec
 from vllama.runtime.types import Embeds

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from vllama.runtime import BackendError, Engine, SpecError
-from vllama.runtime.clock import Clock
+from vllama.runtime.capture.clock import Clock
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import pytest
 ALL = "import numpy, onnxruntime, llama_cpp.llama_cpp, torch"
 HOUSES = (
     "vllama.runtime",
-    "vllama.runtime.backbone",
+    "vllama.runtime.llm.backbone",
     "vllama.runtime.errors",
     "vllama.cli.app",
     "vllama.export",

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from vllama.runtime.bundle import EngineRecord, open_bundle, shipped_bundle
-from vllama.runtime.llama_context import UBATCH_CPU, Kv
-from vllama.runtime.llm_file import LlmFacts, read_llm_facts
+from vllama.runtime.llm.llama_context import UBATCH_CPU, Kv
+from vllama.runtime.llm.llm_file import LlmFacts, read_llm_facts
 from vllama.runtime.machine import GpuMemory
 from vllama.runtime.plan import (
     GraphNeed,
@@ -84,7 +84,7 @@ def _buffers(path: Path, n_ctx: int, kv: Kv) -> dict[str, float]:
 import json, re, threading
 from pathlib import Path
 import llama_cpp.llama_cpp as library
-from vllama.runtime import llama_context
+from vllama.runtime.llm import llama_context
 opened = llama_context._library()
 found = {{}}
 def keep(level, text, _):

@@ -28,7 +28,7 @@ from vllama.export.mini.sampler import sample_clip
 from vllama.export.mini.tokenizer import read_tokenizer, train_tokenizer
 from vllama.export.mini.wording import MESSAGES, PROMPT
 from vllama.export.vocabulary import read_vocabulary
-from vllama.runtime.backbone import Backbone
+from vllama.runtime.llm.backbone import Backbone
 from vllama.runtime.prompt import Media, Part, Turn, build_prompt
 from vllama.runtime.segments import plan_segments
 from vllama.runtime.spec import MediaTexts, MessageSpec, ModelSpec, PromptSpec

@@ -1,0 +1,1 @@
+"""What was encoded, on disk, found again by the content of the file."""

@@ -1,0 +1,1 @@
+"""Cameras and microphones: what they give, on one clock."""

@@ -1,0 +1,1 @@
+"""What is seen and heard now, and talk about it."""

@@ -1,0 +1,417 @@
+"""The language model: prompt pieces in, tokens out; reuses the KV cache, can be cancelled."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import threading
+import time
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vllama.runtime.errors import BackendError, ContextOverflowError, ShapeError, SpecError
+from vllama.runtime.machine import physical_cores
+from vllama.runtime.prompt import ControlToken, Piece
+from vllama.runtime.spec import Sampling
+from vllama.runtime.types import Embeds, Float32
+
+from .llama_context import Kv, LlamaContext, LlmSettings, Rows
+from .sampler import Sampler
+
+Key = int | tuple[bytes, int]  # what a cached position was decoded from: a token, or a row of hashed embeds
+_T = TypeVar("_T")
+MAX_N_CTX = 1 << 20  # far beyond it llama.cpp works for many seconds before it finds that memory is short
+_WAKE_SECONDS = 0.2  # waiting without a limit would keep Ctrl-C out on Windows
+_BETWEEN_SECONDS = 0.25  # from one token of an answer to the next, while that one is drawn and shown
+
+
+@dataclass(frozen=True)
+class KvPrefix:
+    """A read prompt: what each position was decoded from, and llama.cpp's state of them.
+
+    llama.cpp checks the shape of a state and not whose it is: restore it only with the model file and the settings that
+    it was saved with.
+    """
+
+    keys: tuple[Key, ...]
+    data: NDArray[np.uint8]
+
+
+class Backbone:
+    """One LLaMA in a GGUF file, with the KV cache of one conversation.
+
+    llama.cpp runs on a thread of its own, so that Ctrl-C and `cancel` take effect while it computes. Use a backbone
+    from one thread at a time; `cancel` alone may come from any.
+
+    Args:
+        path: the GGUF file.
+        n_ctx: positions of the context, prompt and answer together.
+        threads: CPU threads; None: one per physical core that this process may use.
+        gpu_layers, kv, n_ubatch, repack: as in `LlmSettings`.
+
+    Attributes:
+        hidden_size: width of an embeds row.
+        n_vocab: number of token ids.
+        finish: why the last answer ended, as in `Usage`.
+        settings: what a `KvPrefix` depends on beside the model file.
+
+    Raises:
+        MissingFileError, FileError: there is no such file, or llama.cpp cannot read a LLaMA from it.
+        BackendUnavailableError: llama-cpp-python cannot be loaded, or finds no GPU.
+        BackendError: the context does not fit the memory, or the layers not that of the GPU.
+        SpecError: n_ctx or threads is no useful number.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        n_ctx: int,
+        *,
+        threads: int | None = None,
+        gpu_layers: int = 0,
+        kv: Kv = "f16",
+        n_ubatch: int | None = None,
+        repack: bool = False,
+    ) -> None:
+        threads = physical_cores() if threads is None else threads
+        if not 2 <= n_ctx <= MAX_N_CTX or threads < 1:
+            raise SpecError(f"n_ctx is {n_ctx} and threads {threads}; use 2 to {MAX_N_CTX}, and at least 1")
+        self._cancel = threading.Event()
+        self._answer: threading.Event | None = None  # of the answer that the last prompt is for
+        self._cached: list[Key] = []
+        self._prompts = 0
+        self._ahead: Future[int] | None = None
+        self._ahead_keys: list[Key] = []
+        self._logits: Float32 | None = None
+        self._closed = False
+        self._wanted, self._last_wanted = False, -_BETWEEN_SECONDS  # something that is waited for; when last
+        self._worker = ThreadPoolExecutor(1, "backbone")
+        how = LlmSettings(threads, gpu_layers, kv, n_ubatch, repack)
+        self.finish: Literal["stop", "length", "context", "cancelled"] = "stop"
+        try:
+            self._llama = self._on_worker(lambda: LlamaContext(path, n_ctx, how, self._cancel))
+        except BaseException:
+            self._worker.shutdown()
+            raise
+        self.settings = self._llama.settings
+        self.hidden_size, self.n_vocab, self.n_ctx = self._llama.hidden_size, self._llama.n_vocab, self._llama.n_ctx
+
+    def tokenize(self, pieces: Sequence[Piece]) -> list[list[int] | Embeds]:
+        """Token ids of each piece by itself, so that each begins with SentencePiece's dummy space as upstream's does.
+
+        The first text begins with <s>; where the prompt begins with embeds, <s> comes before them. Text never becomes
+        a control token.
+
+        Source: Video-LLaMA 64888c0, video_llama/conversation/conversation_video.py, Chat.get_context_emb.
+        """
+        llama = self._llama
+        segments: list[list[int] | Embeds] = []
+        if not pieces or not isinstance(pieces[0], str):
+            segments.append([llama.bos])
+        for piece in pieces:
+            if isinstance(piece, Embeds):
+                segments.append(piece)
+            elif isinstance(piece, ControlToken):
+                segments.append([llama.bos if piece.text == "<s>" else llama.eos])
+            else:
+                start = [] if segments else [llama.bos]
+                segments.append(start + llama.tokenize(piece))
+        return segments
+
+    def prefill(self, segments: Sequence[list[int] | Embeds], cancelled: threading.Event | None = None) -> int:
+        """Read a prompt; what the KV cache already holds of it, from its start, is not decoded again.
+
+        After `cancel` the prompt is left half read: `generate` then yields nothing, and the next prefill goes on.
+
+        Args:
+            segments: token ids in [0, n_vocab), and embeds (n, hidden_size), finite.
+            cancelled: of the answer that it is read for, which may need several prompts: who ends the answer sets it
+                and calls `cancel` with it; nothing is read any more. None: a `cancel` from before does not count.
+
+        Returns:
+            Positions that were decoded, at least the last one unless it was cancelled.
+
+        Raises:
+            ShapeError: a segment does not fit the model.
+            ContextOverflowError: the prompt and one token of answer do not fit n_ctx; nothing was decoded.
+            BackendError: llama.cpp failed.
+        """
+        runs, keys = self._checked(segments)
+        self._prompts += 1
+        self._answer = cancelled
+        if not self._reads_of(keys):
+            self._stop_ahead()
+            self._cancel.clear()
+        if cancelled is not None and cancelled.is_set():  # asked after the flag is cleared: none comes in between
+            self._cancel.set()
+        ahead, self._ahead = self._ahead, None
+        return self._on_worker(lambda: self._prefill(runs, keys, after=ahead))
+
+    def prefill_ahead(self, segments: Sequence[list[int] | Embeds]) -> None:
+        """Begin to read what a prompt will probably start with, and return at once.
+
+        A `prefill` of what begins with it waits for it; any other, `save` and `restore` stop it wherever it is and keep
+        what was read. It ends a running answer as `prefill` does.
+
+        Raises: as `prefill` does.
+        """
+        self._stop_ahead()
+        runs, keys = self._checked(segments)
+        self._cancel.clear()
+        self._prompts += 1
+        self._answer = None
+        self._ahead, self._ahead_keys = self._worker.submit(self._prefill, runs, keys), keys
+
+    def keys(self, segments: Sequence[list[int] | Embeds]) -> list[Key]:
+        """What the positions of a prompt are decoded from.
+
+        Raises:
+            ShapeError: a segment does not fit the model.
+        """
+        return [key for rows in self._runs(segments) for key in _keys(rows)]
+
+    def cached(self, segments: Sequence[list[int] | Embeds]) -> int:
+        """How many positions of a prompt, from its start, are in the KV cache, or will be when it is read ahead.
+
+        Raises:
+            ShapeError: a segment does not fit the model.
+        """
+        keys = self.keys(segments)
+        if self._reads_of(keys):
+            return len(self._ahead_keys)
+        self._stop_ahead()
+        return _common(self._cached, keys)
+
+    @property
+    def reads_ahead(self) -> bool:
+        """Whether what `prefill_ahead` began is still being read; may be asked from any thread."""
+        ahead = self._ahead
+        return ahead is not None and not ahead.done()
+
+    @property
+    def answers(self) -> bool:
+        """Whether an answer is being made, its prompt included; may be asked from any thread."""
+        return self._wanted or time.monotonic() - self._last_wanted < _BETWEEN_SECONDS
+
+    def wait_ahead(self) -> None:
+        """Return when what `prefill_ahead` began has been read."""
+        if self._ahead is not None:
+            self._finished(self._ahead)
+
+    def save(self) -> KvPrefix:
+        """The KV cache as it is, for `restore`.
+
+        Raises:
+            BackendError: llama.cpp does not give it.
+        """
+        self._stop_ahead()
+        return KvPrefix(tuple(self._cached), self._on_worker(self._llama.state))
+
+    def restore(self, prefix: KvPrefix) -> bool:
+        """Go on from what `save` gave, here or in another process with the same model file and settings.
+
+        Returns:
+            False where it does not fit this context; the cache is empty then.
+        """
+        self._stop_ahead()
+        self._prompts += 1
+        self._logits = None
+        self._cached = []
+        fits = len(prefix.keys) < self.n_ctx and self._on_worker(lambda: self._llama.set_state(prefix.data))
+        fits = fits and self._on_worker(lambda: self._llama.length) == len(prefix.keys)
+        if fits:
+            self._cached = list(prefix.keys)
+        return fits
+
+    def logits(self) -> Float32:
+        """(n_vocab,) of the last decoded position.
+
+        Raises:
+            BackendError: nothing was decoded, or it was cancelled.
+        """
+        if self._logits is None:
+            raise BackendError("there are no logits; prefill a prompt first")
+        return self._logits
+
+    def generate(self, sampling: Sampling, seed: int) -> Generator[int, None, None]:
+        """Token ids of an answer to the prompt; afterwards `finish` says why it ended.
+
+        The next `prefill` ends it: what it would go on from is no longer there.
+        The end token is not among them. A token is decoded when the next one is asked for, so an answer may be left
+        at any point. The same prompt, sampling and seed give the same tokens.
+
+        Raises:
+            SpecError: the seed is negative.
+            BackendError: llama.cpp failed.
+        """
+        return self._generate(Sampler(sampling, seed, self._llama.bos), sampling.max_tokens, self._prompts)
+
+    def piece(self, token: int) -> bytes:
+        """The bytes a token stands for, often not whole characters; control tokens are spelled out.
+
+        Raises:
+            ShapeError: there is no such token.
+        """
+        return self._llama.piece(token)
+
+    def cancel(self, answer: threading.Event | None = None) -> None:
+        """End the running `prefill` or `generate` at once, from any thread; on a GPU after the running batch.
+
+        Args:
+            answer: end it only if that is the `cancelled` of its `prefill`; None: whatever it is.
+        """
+        if answer is None or answer is self._answer:
+            self._cancel.set()
+
+    def close(self) -> None:
+        """Give the memory back; a second call does nothing."""
+        if not self._closed:
+            self._stop_ahead()
+            self._cancel.set()
+            self._on_worker(self._llama.close)
+            self._closed = True
+            self._worker.shutdown()
+
+    def __enter__(self) -> Backbone:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _stop_ahead(self) -> None:
+        if self._ahead is not None:
+            self._cancel.set()
+            ahead, self._ahead = self._ahead, None
+            self._finished(ahead)
+
+    def _reads_of(self, keys: Sequence[Key]) -> bool:
+        """Whether what is being read ahead is what a prompt begins with: to stop it would cost a batch."""
+        goes_on = self.reads_ahead and not self._cancel.is_set()
+        return goes_on and _common(self._ahead_keys, keys) == len(self._ahead_keys)
+
+    def _checked(self, segments: Sequence[list[int] | Embeds]) -> tuple[list[Rows], list[Key]]:
+        runs = self._runs(segments)
+        keys = [key for rows in runs for key in _keys(rows)]
+        if not keys:
+            raise ShapeError("the prompt is empty; give at least one token")
+        if len(keys) >= self.n_ctx:
+            media = sum(len(rows) for rows in runs if rows.ndim == 2)
+            raise ContextOverflowError(
+                f"prompt needs {len(keys)} tokens ({media} media, {len(keys) - media} text) and one for an answer, "
+                f"and n_ctx is {self.n_ctx}; start a new chat"
+            )
+        return runs, keys
+
+    def _runs(self, segments: Sequence[list[int] | Embeds]) -> list[Rows]:
+        """Arrays to decode; tokens that follow each other become one."""
+        runs: list[Rows] = []
+        for is_tokens, run in groupby(segments, key=lambda segment: isinstance(segment, list)):
+            if is_tokens:
+                ids = np.array([token for segment in run if isinstance(segment, list) for token in segment], np.int64)
+                self._llama.check_tokens(ids)
+                runs.append(ids.astype(np.int32))
+            else:
+                embeds = [segment.data for segment in run if isinstance(segment, Embeds)]
+                for data in embeds:
+                    self._llama.check_embeds(data)
+                runs += embeds
+        return runs
+
+    def _prefill(self, runs: Sequence[Rows], keys: Sequence[Key], after: Future[int] | None = None) -> int:
+        """after: what the worker did before, whose failure is this one's."""
+        if after is not None:
+            after.result()
+        kept = min(_common(self._cached, keys), len(keys) - 1)  # the last position is decoded for its logits
+        self._logits = None
+        self._llama.truncate(kept)
+        del self._cached[kept:]
+        for first in range(kept, len(keys), self._llama.n_batch):
+            last = min(first + self._llama.n_batch, len(keys))
+            rows = self._batch(runs, first, last)
+            if not self._decode(rows, keys[first:last], wanted=last == len(keys)):
+                break
+        return len(self._cached) - kept
+
+    def _batch(self, runs: Sequence[Rows], first: int, last: int) -> Rows:
+        """Those positions of a prompt: tokens if all are, else embeds, for the larger batch is the faster."""
+        parts, end = list[Rows](), 0
+        for rows in runs:
+            start, end = end, end + len(rows)
+            if max(first, start) < min(last, end):
+                parts.append(rows[max(first - start, 0) : last - start])
+        if len(parts) == 1:
+            return parts[0]
+        return np.concatenate([self._llama.embeds(part) for part in parts])
+
+    def _generate(self, sampler: Sampler, max_tokens: int, prompt: int) -> Generator[int, None, None]:
+        self.finish = "cancelled"
+        for made in range(1, max_tokens + 1):
+            if self._cancel.is_set() or self._prompts != prompt:
+                self.finish = "cancelled"
+                return
+            token = sampler.draw(self.logits())
+            if self._llama.is_end(token):
+                self.finish = "stop"
+                return
+            yield token
+            if made == max_tokens:
+                self.finish = "length"
+            elif len(self._cached) == self.n_ctx:
+                self.finish = "context"
+                return
+            elif self._prompts == prompt and not self._on_worker(
+                functools.partial(self._decode, np.array([token], np.int32), [token], True)
+            ):
+                return
+
+    def _decode(self, rows: Rows, keys: Sequence[Key], wanted: bool) -> bool:
+        """Append rows to the KV cache; False if that was cancelled."""
+        if self._cancel.is_set():
+            return False
+        try:
+            self._logits = self._llama.decode(rows, wanted)
+        finally:
+            self._cached += keys[: self._llama.length - len(self._cached)]
+        return not self._cancel.is_set()
+
+    def _on_worker(self, call: Callable[[], _T]) -> _T:
+        if self._closed:
+            raise BackendError("the language model was closed; open it again")
+        self._wanted = True
+        try:
+            return self._finished(self._worker.submit(call))
+        finally:
+            self._wanted, self._last_wanted = False, time.monotonic()
+
+    def _finished(self, future: Future[_T]) -> _T:
+        try:
+            while not future.done():
+                wait([future], _WAKE_SECONDS)
+        except BaseException:
+            self._cancel.set()
+            wait([future])
+            raise
+        return future.result()
+
+
+def _keys(rows: Rows) -> list[Key]:
+    if rows.ndim == 1:
+        return [int(token) for token in rows]
+    digest = hashlib.blake2b(rows.data, digest_size=16).digest()
+    return [(digest, row) for row in range(len(rows))]
+
+
+def _common(old: Sequence[Key], new: Sequence[Key]) -> int:
+    """How many keys both begin with."""
+    length = min(len(old), len(new))
+    return next((i for i in range(length) if old[i] != new[i]), length)

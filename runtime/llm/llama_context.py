@@ -1,0 +1,383 @@
+"""llama.cpp: one model and its KV cache behind checked calls; the library reads past the end of what does not fit."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import threading
+from collections import deque
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from types import ModuleType
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vllama.runtime.errors import BackendError, BackendUnavailableError, FileError, MissingFileError, ShapeError
+from vllama.runtime.machine import GpuMemory
+from vllama.runtime.types import Float32
+
+from .llm_file import read_llm_facts
+from .token_table import TokenTable
+
+os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # read when ggml fails a check, which would start a debugger
+
+Rows = NDArray[np.int32] | Float32  # (n,) token ids, or (n, hidden_size) embeds
+Kv = Literal["f32", "f16", "q8_0"]
+UBATCH_CPU = 256  # docs/llm.md has the figures
+UBATCH_GPU = 512  # llama.cpp's own choice
+_ERROR = 4
+_ABORTED = 2
+_GGML_TYPES: dict[Kv, int] = {"f32": 0, "f16": 1, "q8_0": 8}
+_FLASH_ATTENTION_AUTO, _FLASH_ATTENTION_OFF = -1, 0
+_DEVICE_GPU, _DEVICE_INTEGRATED = 1, 2
+_VERSION = "0.3.36"  # its structs and constants change: a field that another version lacks would be set in silence
+_log: deque[str] = deque(maxlen=32)
+
+
+@dataclass(frozen=True)
+class LlmSettings:
+    """How llama.cpp runs a model.
+
+    threads: of the CPU, at least 1. gpu_layers: the last so many layers and the output are on the GPU, which counts as
+    one of them. kv: how the KV cache is stored; f32 also does without flash attention, to compare with the original.
+    n_ubatch: rows that are computed at once; None: what suits the device. repack: a second copy of the weights in the
+    order that this CPU's instructions like.
+    """
+
+    threads: int
+    gpu_layers: int = 0
+    kv: Kv = "f16"
+    n_ubatch: int | None = None
+    repack: bool = False
+
+
+class LlamaContext:
+    """A GGUF file opened by llama.cpp, and one sequence in its KV cache.
+
+    Only one thread may be inside at a time.
+
+    Args:
+        path: the GGUF file.
+        n_ctx: positions of the KV cache.
+        how: threads, GPU, KV cache.
+        cancel: ends a running `decode` as soon as it is set.
+
+    Attributes:
+        hidden_size: width of an embeds row.
+        n_vocab: number of token ids.
+        n_batch: rows that one `decode` takes.
+        bos, eos: ids of the start and the end token.
+        settings: what `state` depends on beside the model file.
+
+    Raises: as `Backbone` does.
+    """
+
+    def __init__(self, path: Path, n_ctx: int, how: LlmSettings, cancel: threading.Event) -> None:
+        self._path = path
+        self._how = how
+        self._lib = _library()
+        # A few layers more or fewer on the GPU round as the others do; the CPU rounds differently.
+        where = "with the GPU" if how.gpu_layers else "on the CPU"
+        self.settings = f"llama-cpp-python {version('llama-cpp-python')}, {how.kv} cache, {where}"
+        if how.gpu_layers and not self._lib.llama_supports_gpu_offload():
+            raise BackendUnavailableError(
+                "llama.cpp finds no GPU, or was built without support for one; see docs/llm.md, or use --gpu-layers 0"
+            )
+        self._abort = self._lib.ggml_abort_callback(lambda _: cancel.is_set())  # llama.cpp keeps no reference to it
+        self._context: int | None = None
+        self._model = self._load_model()
+        try:
+            self._read_model()
+            self._table = TokenTable(path, self.n_vocab, self.hidden_size)
+            self._context = self._make_context(n_ctx)
+        except BaseException:
+            self.close()
+            raise
+        self._memory = self._lib.llama_get_memory(self._context)
+        self.n_ctx = min(n_ctx, int(self._lib.llama_n_ctx(self._context)))
+        self.n_batch = int(self._lib.llama_n_batch(self._context))
+
+    @property
+    def length(self) -> int:
+        """Positions in the KV cache."""
+        return int(self._lib.llama_memory_seq_pos_max(self._memory, 0)) + 1
+
+    def truncate(self, length: int) -> None:
+        """Forget all positions from `length` on."""
+        self._lib.llama_memory_seq_rm(self._memory, 0, length, -1)
+
+    def state(self) -> NDArray[np.uint8]:
+        """Everything the KV cache holds, as bytes that `set_state` takes.
+
+        Raises:
+            BackendError: llama.cpp does not give it.
+        """
+        size = int(self._lib.llama_state_seq_get_size(self._context, 0))
+        data = np.empty(size, np.uint8)
+        written = self._lib.llama_state_seq_get_data(
+            self._context, data.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8)), size, 0
+        )
+        if written != size:
+            raise BackendError(f"llama.cpp saved {written} of {size} bytes of its KV cache; report it")
+        return data
+
+    def set_state(self, data: NDArray[np.uint8]) -> bool:
+        """Replace the KV cache by what `state` gave; False, and an empty cache, where it does not fit this context.
+
+        Only data whose checksum was verified may come here: llama.cpp trusts its contents.
+        """
+        self.truncate(0)
+        _log.clear()
+        pointer = np.ascontiguousarray(data).ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
+        if self._lib.llama_state_seq_set_data(self._context, pointer, data.size, 0) == data.size:
+            return True
+        self.truncate(0)
+        return False
+
+    def decode(self, rows: Rows, wanted: bool) -> Float32 | None:
+        """Append at most n_batch rows to the KV cache.
+
+        Args:
+            rows: checked by `check_tokens` or `check_embeds`.
+            wanted: compute the logits of the last row.
+
+        Returns:
+            (n_vocab,) logits; None where they are not wanted, or where it was cancelled: see `length` then.
+
+        Raises:
+            BackendError: llama.cpp failed, or the logits are not finite.
+        """
+        assert 0 < len(rows) <= self.n_batch, (rows.shape, self.n_batch)
+        outputs = np.zeros(len(rows), np.int8)
+        outputs[-1] = wanted
+        batch = self._lib.llama_batch()
+        batch.n_tokens = len(rows)
+        if rows.ndim == 1:
+            batch.token = rows.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
+        else:
+            batch.embd = rows.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+        batch.logits = outputs.ctypes.data_as(ctypes.POINTER(ctypes.c_int8))
+        _log.clear()
+        code = self._lib.llama_decode(self._context, batch)
+        if code not in (0, _ABORTED):
+            raise BackendError(f"llama_decode of {len(rows)} positions returned {code}: {_first_error()}; report it")
+        return self._read_logits() if wanted and code == 0 else None
+
+    def embeds(self, rows: Rows) -> Float32:
+        """(n, hidden_size) that checked rows go in as: of tokens, those of the token table."""
+        return rows.astype(np.float32, copy=False) if rows.ndim == 2 else self._table.embeds(rows)
+
+    def tokenize(self, text: str) -> list[int]:
+        """Token ids of a text with SentencePiece's dummy space, without <s>; text never becomes a control token."""
+        raw = text.encode("utf-8", "replace")
+        tokens = np.empty(len(raw) + 2, np.int32)  # at most one token per byte, and the dummy space
+        target = tokens.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
+        size = self._lib.llama_tokenize(self._vocab, raw, len(raw), target, tokens.size, False, False)
+        assert 0 <= size <= tokens.size, (size, tokens.size)
+        return [int(token) for token in tokens[:size]]
+
+    def piece(self, token: int) -> bytes:
+        """The bytes a token stands for; control tokens are spelled out."""
+        self.check_tokens(np.array([token]))
+        buffer = ctypes.create_string_buffer(64)
+        size = self._lib.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, True)
+        if size < 0:
+            buffer = ctypes.create_string_buffer(-size)
+            size = self._lib.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, True)
+        return buffer.raw[:size]
+
+    def is_end(self, token: int) -> bool:
+        """Whether a token of this vocabulary ends an answer."""
+        return bool(self._lib.llama_vocab_is_eog(self._vocab, token))
+
+    def check_tokens(self, ids: NDArray[np.int64]) -> None:
+        """Raise ShapeError for an id outside the vocabulary."""
+        wrong = ids[(ids < 0) | (ids >= self.n_vocab)]
+        if wrong.size:
+            raise ShapeError(f"token id {wrong[0]} is outside 0 to {self.n_vocab - 1}; tokenise with this model")
+
+    def check_embeds(self, data: Float32) -> None:
+        """Raise ShapeError for rows that this model cannot take; NaN would stay in the KV cache."""
+        if data.ndim != 2 or data.shape[1] != self.hidden_size or data.dtype != np.float32:
+            raise ShapeError(
+                f"embeds are {data.dtype} {data.shape} and the LLM takes float32 (n, {self.hidden_size}); "
+                "use encoders and LLM of one model"
+            )
+        if not data.flags.c_contiguous or not np.isfinite(data).all():
+            raise ShapeError(f"embeds {data.shape} are not C-contiguous and finite; encode the clip again")
+
+    def close(self) -> None:
+        """Give the memory back; a second call does nothing."""
+        if self._context is not None:
+            self._lib.llama_free(self._context)
+        if self._model is not None:
+            self._lib.llama_model_free(self._model)
+        self._context = self._model = None
+
+    def _load_model(self) -> int | None:
+        params = self._lib.llama_model_default_params()
+        params.n_gpu_layers = self._how.gpu_layers
+        params.use_extra_bufts = self._how.repack
+        model = _load(self._lib, self._path, params)
+        if model is None and self._how.gpu_layers and _out_of_memory():
+            raise BackendError(self._too_many_layers())
+        if model is None:
+            raise FileError(f"{self._path}: llama.cpp cannot load it: {_first_error()}; export the model again")
+        return model
+
+    def _too_many_layers(self) -> str:
+        asked = self._how.gpu_layers
+        fewer = fewer_layers(min(asked, len(read_llm_facts(self._path).blocks) + 1))
+        return f"the GPU's memory does not hold {asked} layers: {_first_error()}; try --gpu-layers {fewer}"
+
+    def _read_model(self) -> None:
+        lib, architecture = self._lib, ctypes.create_string_buffer(64)
+        lib.llama_model_meta_val_str(self._model, b"general.architecture", architecture, len(architecture))
+        if architecture.value != b"llama":
+            found = architecture.value.decode("utf-8", "replace")
+            raise FileError(f"{self._path}: its architecture is {found!r}; give the GGUF of a LLaMA")
+        self._vocab = lib.llama_model_get_vocab(self._model)
+        self.bos, self.eos = int(lib.llama_vocab_bos(self._vocab)), int(lib.llama_vocab_eos(self._vocab))
+        if self.bos < 0 or self.eos < 0:
+            raise FileError(f"{self._path}: its vocabulary has no start or end token; export the model again")
+        self.hidden_size = int(lib.llama_model_n_embd_inp(self._model))
+        self.n_vocab = int(lib.llama_vocab_n_tokens(self._vocab))
+
+    def _make_context(self, n_ctx: int) -> int:
+        how, params = self._how, self._lib.llama_context_default_params()
+        params.n_ctx = n_ctx
+        params.n_batch = params.n_ubatch = how.n_ubatch or (UBATCH_GPU if how.gpu_layers else UBATCH_CPU)
+        params.n_threads = params.n_threads_batch = how.threads
+        params.type_k = params.type_v = _GGML_TYPES[how.kv]
+        # Without layers there a GPU would still take the KV cache, and the products of a long prompt.
+        params.offload_kqv = params.op_offload = how.gpu_layers != 0
+        params.flash_attn_type = _FLASH_ATTENTION_OFF if how.kv == "f32" else _FLASH_ATTENTION_AUTO
+        params.abort_callback = self._abort
+        _log.clear()
+        context: int | None = self._lib.llama_init_from_model(self._model, params)
+        if context is None and how.gpu_layers and _out_of_memory():
+            raise BackendError(self._too_many_layers())
+        if context is None:
+            advice = "use --kv f16" if how.kv == "q8_0" and not _out_of_memory() else "use a smaller n_ctx"
+            raise BackendError(f"no context of {n_ctx} positions: {_first_error()}; {advice}")
+        return context
+
+    def _read_logits(self) -> Float32:
+        values = self._lib.llama_get_logits_ith(self._context, -1)
+        logits: Float32 = np.ctypeslib.as_array(values, (self.n_vocab,)).copy()
+        if not np.isfinite(logits).all():
+            raise BackendError(f"{self._path}: its logits are not finite; export the model again")
+        return logits
+
+
+def check_model(path: Path) -> None:
+    """Read every weight of a GGUF file once.
+
+    Raises:
+        FileError: it cannot be loaded, or a weight is not finite.
+        BackendUnavailableError: llama-cpp-python cannot be loaded.
+    """
+    lib = _library()
+    params = lib.llama_model_default_params()
+    params.n_gpu_layers, params.use_extra_bufts, params.check_tensors = 0, False, True
+    model = _load(lib, path, params)
+    if model is None:
+        raise FileError(f"{path}: llama.cpp finds it damaged: {_first_error()}; export the model again")
+    lib.llama_model_free(model)
+
+
+def gpu_memory() -> tuple[GpuMemory, ...]:
+    """Of every GPU that llama.cpp would use; empty where it was built for the CPU alone, or cannot be loaded.
+
+    It takes a little of a GPU for itself before it tells.
+    """
+    try:
+        lib = _library()
+    except BackendUnavailableError:
+        return ()
+    if not lib.llama_supports_gpu_offload():
+        return ()
+    found = _devices()
+    # llama.cpp takes a GPU that shares the memory of the CPU only where there is no other.
+    return tuple(gpu for kind, gpu in found if kind == _DEVICE_GPU) or tuple(
+        gpu for kind, gpu in found if kind == _DEVICE_INTEGRATED
+    )
+
+
+def fewer_layers(refused: int) -> int:
+    """How many layers to try where a GPU refused so many."""
+    return refused * 3 // 4
+
+
+def _load(lib: ModuleType, path: Path, params: object) -> int | None:
+    if not os.path.isfile(path):
+        raise MissingFileError(f"{path}: there is no such file; export the model again")
+    _log.clear()
+    model: int | None = lib.llama_model_load_from_file(os.fsencode(path), params)
+    return model
+
+
+def _devices() -> list[tuple[int, GpuMemory]]:
+    """Every device that ggml knows, the CPU included: its kind, and what it is."""
+    import llama_cpp
+    from llama_cpp._ctypes_extensions import load_shared_library
+    from llama_cpp._ggml import libggml
+
+    # What is asked of one device is in a library of its own: Windows finds nothing of it through another.
+    base = load_shared_library("ggml-base", Path(llama_cpp.__file__).parent / "lib")
+    libggml.ggml_backend_dev_count.restype = ctypes.c_size_t
+    libggml.ggml_backend_dev_get.restype = ctypes.c_void_p
+    base.ggml_backend_dev_description.restype = ctypes.c_char_p
+    devices: list[tuple[int, GpuMemory]] = []
+    for number in range(libggml.ggml_backend_dev_count()):
+        device = ctypes.c_void_p(libggml.ggml_backend_dev_get(ctypes.c_size_t(number)))
+        free, total = ctypes.c_size_t(), ctypes.c_size_t()
+        base.ggml_backend_dev_memory(device, ctypes.byref(free), ctypes.byref(total))
+        name = base.ggml_backend_dev_description(device).decode("utf-8", "replace")
+        devices.append((int(base.ggml_backend_dev_type(device)), GpuMemory(name, total.value, free.value)))
+    return devices
+
+
+@functools.cache
+def _library() -> ModuleType:
+    try:
+        import llama_cpp.llama_cpp as library
+
+        found = version("llama-cpp-python")
+    except (ImportError, OSError, RuntimeError, AttributeError) as error:
+        raise BackendUnavailableError(
+            f"llama-cpp-python cannot be loaded: {error}; install it: `pip install llama-cpp-python=={_VERSION}`"
+        ) from error
+    if found.partition("+")[0] != _VERSION:  # a build may have a name of its own after it
+        raise BackendUnavailableError(
+            f"llama-cpp-python is {found} and vllama takes {_VERSION}; install that: "
+            f"`pip install llama-cpp-python=={_VERSION}`, for a GPU as in docs/llm.md"
+        )
+    library.llama_log_set(_log_callback(library), None)
+    library.llama_backend_init()
+    return library
+
+
+@functools.cache
+def _log_callback(library: ModuleType) -> object:
+    """Referenced for ever, because llama.cpp may log at any time; nothing reaches stderr."""
+
+    def keep(level: int, text: bytes, _: object) -> None:
+        if level == _ERROR:
+            _log.append(text.decode("utf-8", "replace").strip())
+
+    return library.llama_log_callback(keep)
+
+
+def _first_error() -> str:
+    """The log's most telling line since it was cleared; those after it say that loading failed."""
+    return _log[0] if _log else "it gives no reason"
+
+
+def _out_of_memory() -> bool:
+    """Whether the log since it was cleared tells of memory that could not be had."""
+    return any("alloc" in line or "out of memory" in line for line in _log)

@@ -1,0 +1,1 @@
+"""Spoken questions, and answers read aloud."""

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import os
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from vllama.runtime.bundle import FileRecord, hash_file
+from vllama.runtime.cache import content
+from vllama.runtime.cache.content import identify, is_unchanged, recall
+from vllama.runtime.errors import MediaError
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("VLLAMA_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(b"one")
+    os.utime(path, ns=(10**18, 10**18))
+    return path
+
+
+@pytest.fixture
+def hashed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    seen: list[Path] = []
+
+    def hash_it(path: Path) -> FileRecord:
+        seen.append(path)
+        return hash_file(path)
+
+    monkeypatch.setattr(content, "hash_file", hash_it)
+    return seen
+
+
+def test_file_is_hashed_once(file: Path, hashed: list[Path]) -> None:
+    assert identify(file).sha256 == identify(file).sha256 == recall(file) == sha256(b"one").hexdigest()
+    assert hashed == [file]
+
+
+def test_changed_file_is_hashed_again(file: Path, hashed: list[Path]) -> None:
+    identify(file)
+    file.write_bytes(b"two")
+    os.utime(file, ns=(10**18 + 1, 10**18 + 1))
+    assert identify(file).sha256 == sha256(b"two").hexdigest()
+    file.write_bytes(b"three")
+    os.utime(file, ns=(10**18 + 1, 10**18 + 1))
+    assert identify(file).sha256 == sha256(b"three").hexdigest()
+    assert len(hashed) == 3
+
+
+def test_file_that_was_changed_just_now_is_not_trusted(file: Path, hashed: list[Path]) -> None:
+    os.utime(file)
+    identify(file)
+    identify(file)
+    assert len(hashed) == 2
+
+
+def test_damaged_memory_costs_a_hash(file: Path, hashed: list[Path], tmp_path: Path) -> None:
+    identify(file)
+    (memory,) = (tmp_path / "cache" / "contents").iterdir()
+    memory.write_text("{")
+    assert identify(file).sha256 == sha256(b"one").hexdigest()
+    assert len(hashed) == 2
+
+
+def test_change_while_it_is_used_is_noticed(file: Path) -> None:
+    known = identify(file)
+    known.check()
+    os.utime(file, ns=(10**18, 10**18 + 1))
+    with pytest.raises(MediaError, match="was changed while it was read"):
+        known.check()
+    assert is_unchanged(file, 3, 10**18) is False
+    file.unlink()
+    assert is_unchanged(file, 3, 10**18) is None
+
+
+def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "none.mp4"):
+        with pytest.raises(MediaError, match="give a video"):
+            identify(path)
+
+
+def test_name_that_can_be_none_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    for path in (tmp_path / "loop", tmp_path / "a\0b"):
+        with pytest.raises(MediaError, match="give a video"):
+            identify(path)
+        assert is_unchanged(path, 0, 0) is None
+    assert recall(tmp_path / "loop") is None
+
+
+def test_memory_that_cannot_be_written_leaves_nothing(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert identify(file).bytes == 3
+    assert list((tmp_path / "cache" / "contents").iterdir()) == []

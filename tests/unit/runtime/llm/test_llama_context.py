@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+from collections.abc import Iterator
+from importlib.metadata import requires
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from vllama.export.llama import open_llama
+from vllama.export.to_gguf import to_gguf
+from vllama.runtime.bundle import shipped_bundle
+from vllama.runtime.errors import BackendError, BackendUnavailableError
+from vllama.runtime.llm import llama_context
+from vllama.runtime.llm.llama_context import LlamaContext, LlmSettings, _devices, fewer_layers, gpu_memory
+from vllama.runtime.spec import ModelSpec
+
+TOKENS = np.arange(300, 340, dtype=np.int32)
+
+
+@pytest.fixture(scope="module")
+def path(vicuna_spec: ModelSpec, tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("llm") / "llm.gguf"
+    to_gguf(open_llama(vicuna_spec, tiny_weights), vicuna_spec, path, "F16")
+    return path
+
+
+@pytest.fixture
+def cancel() -> threading.Event:
+    return threading.Event()
+
+
+@pytest.fixture
+def context(path: Path, cancel: threading.Event) -> Iterator[LlamaContext]:
+    opened = LlamaContext(path, 64, LlmSettings(1, kv="f32"), cancel)
+    yield opened
+    opened.close()
+
+
+def test_rows_are_appended_and_logits_only_made_where_wanted(context: LlamaContext) -> None:
+    assert context.length == 0
+    assert context.decode(TOKENS, wanted=False) is None
+    assert context.length == 40
+    logits = context.decode(TOKENS[:1], wanted=True)
+    assert logits is not None
+    assert (logits.shape, logits.dtype, context.length) == ((context.n_vocab,), np.float32, 41)
+
+
+def test_what_was_truncated_is_forgotten(context: LlamaContext) -> None:
+    context.decode(TOKENS, wanted=False)
+    context.truncate(8)
+    assert context.length == 8
+    again = context.decode(TOKENS[8:9], wanted=True)
+    context.truncate(0)
+    context.decode(TOKENS[:8], wanted=False)
+    np.testing.assert_array_equal(again, context.decode(TOKENS[8:9], wanted=True))
+
+
+def test_a_decode_ends_where_it_is_cancelled(context: LlamaContext, cancel: threading.Event) -> None:
+    context.decode(TOKENS[:8], wanted=False)
+    cancel.set()
+    assert context.decode(TOKENS[8:], wanted=True) is None
+    assert context.length == 8
+    cancel.clear()
+    assert context.decode(TOKENS[8:], wanted=True) is not None
+    assert context.length == 40
+
+
+def test_closing_twice_is_closing_once(path: Path, cancel: threading.Event) -> None:
+    context = LlamaContext(path, 64, LlmSettings(1, kv="f32"), cancel)
+    context.close()
+    context.close()
+
+
+def test_a_q8_0_cache_takes_17_of_32_bytes(cancel: threading.Event) -> None:
+    size = {}
+    for kv in ("f16", "q8_0"):
+        context = LlamaContext(next(shipped_bundle().glob("*.gguf")), 256, LlmSettings(1, kv=kv), cancel)
+        context.decode(TOKENS, wanted=False)
+        size[kv] = context.state().nbytes
+        context.close()
+    assert size["q8_0"] / size["f16"] == pytest.approx(17 / 32, rel=0.01)
+
+
+def test_a_model_that_cannot_have_a_q8_0_cache_is_told_to_use_another(path: Path, cancel: threading.Event) -> None:
+    with pytest.raises(BackendError, match=r"no context of 64 positions: .*q8_0.*; use --kv f16"):
+        LlamaContext(path, 64, LlmSettings(1, kv="q8_0"), cancel)
+
+
+def test_every_way_to_store_a_state_has_settings_of_its_own(path: Path, cancel: threading.Event) -> None:
+    settings = set()
+    for kv in ("f32", "f16"):
+        context = LlamaContext(path, 64, LlmSettings(1, kv=kv), cancel)
+        settings.add(context.settings)
+        context.close()
+    assert len(settings) == 2
+
+
+def test_another_number_of_rows_at_once_and_repacked_weights_give_the_same_logits(
+    path: Path, cancel: threading.Event
+) -> None:
+    found = []
+    for how in (LlmSettings(1), LlmSettings(1, n_ubatch=8), LlmSettings(1, repack=True)):
+        context = LlamaContext(path, 64, how, cancel)
+        for start in range(0, len(TOKENS), context.n_batch):
+            logits = context.decode(TOKENS[start : start + context.n_batch], wanted=True)
+        found.append(logits)
+        context.close()
+    np.testing.assert_allclose(found[1], found[0], atol=2e-2)
+    np.testing.assert_allclose(found[2], found[0], atol=2e-2)
+
+
+def test_the_devices_of_llama_cpp_tell_their_memory() -> None:
+    assert all(memory.name and 0 < memory.free <= memory.total for _, memory in _devices())
+    assert len(_devices()) >= 1  # the CPU, at least
+    assert len(gpu_memory()) < len(_devices())  # which is no GPU
+
+
+class FileOf(ctypes.Structure):
+    """Dl_info of dlfcn.h."""
+
+    _fields_ = (
+        ("file", ctypes.c_char_p),
+        ("base", ctypes.c_void_p),
+        ("name", ctypes.c_char_p),
+        ("address", ctypes.c_void_p),
+    )
+
+
+class Strict:
+    """A library that finds what is in itself alone, as on Windows."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self.library = library
+
+    def __getattr__(self, name: str) -> Any:
+        function, found = getattr(self.library, name), FileOf()
+        assert ctypes.CDLL(None).dladdr(ctypes.cast(function, ctypes.c_void_p), ctypes.byref(found))
+        if not Path(os.fsdecode(found.file)).samefile(self.library._name):
+            raise AttributeError(f"{name} is in {found.file!r}, not in {self.library._name}")
+        return function
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there every library is strict")
+def test_the_devices_are_asked_of_the_library_that_knows_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    from llama_cpp import _ctypes_extensions, _ggml
+
+    load = _ctypes_extensions.load_shared_library
+    monkeypatch.setattr(_ggml, "libggml", Strict(_ggml.libggml))
+    monkeypatch.setattr(_ctypes_extensions, "load_shared_library", lambda name, folder: Strict(load(name, folder)))
+    assert _devices()
+
+
+@pytest.mark.parametrize("layers", [0, 1])
+def test_without_layers_there_a_gpu_gets_no_work(
+    layers: int, path: Path, cancel: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """llama.cpp offloads the KV cache and the products of a long prompt unless it is told not to."""
+    from llama_cpp import llama_cpp as library
+
+    made: list[tuple[bool, bool]] = []
+    create = library.llama_init_from_model
+
+    def seen(model: int, params: Any) -> Any:
+        made.append((params.offload_kqv, params.op_offload))
+        return create(model, params)
+
+    monkeypatch.setattr(library, "llama_supports_gpu_offload", lambda: True)  # without one the layers stay here
+    monkeypatch.setattr(library, "llama_init_from_model", seen)
+    LlamaContext(path, 64, LlmSettings(1, gpu_layers=layers), cancel).close()
+    assert made == [(layers > 0, layers > 0)]
+
+
+@pytest.mark.parametrize(("refused", "fewer"), [(33, 24), (24, 18), (2, 1), (1, 0)])
+def test_where_a_gpu_is_too_small_three_quarters_are_tried(refused: int, fewer: int) -> None:
+    assert fewer_layers(refused) == fewer
+
+
+def test_another_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    (pinned,) = (each for each in requires("vllama") or () if each.startswith("llama-cpp-python"))
+    assert pinned == f"llama-cpp-python=={llama_context._VERSION}"
+    monkeypatch.setattr(llama_context, "version", lambda name: f"{llama_context._VERSION}+cu130")
+    assert llama_context._library.__wrapped__() is llama_context._library()
+    monkeypatch.setattr(llama_context, "version", lambda name: "0.4.0")
+    with pytest.raises(
+        BackendUnavailableError, match=r"is 0\.4\.0 and vllama takes 0\.3\.36; install that: `pip install"
+    ):
+        llama_context._library.__wrapped__()
