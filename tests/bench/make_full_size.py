@@ -123,8 +123,7 @@ def files(
     spec: ModelSpec, recorded: dict[str, dict], out: Path, noise: Noise
 ) -> Iterator[tuple[str, Path, Callable[[], None]]]:
     """(part, file or folder, what writes it) of everything that the entry names."""
-    size = {4096: "7b", 5120: "13b"}[spec.llm.hidden_size]
-    llama = f"llama_dir_llama2_{size}_chat" if "llama-2" in spec.files.llm.name else f"llama_dir_vicuna_{size}_v0"
+    size = _size(spec)
 
     def checkpoint(part: str, name: str, key: str) -> tuple[str, Path, Callable[[], None]]:
         return part, out / name, lambda: write_checkpoint(out / name, recorded[key], noise)
@@ -137,7 +136,14 @@ def files(
         yield checkpoint("branches", spec.files.al.name, f"AL_{size}.pth")
         yield checkpoint("audio", spec.audio.files.encoder.name, "imagebind_huge.pth")
     folder = out / spec.files.llm.name
-    yield "llama", folder, lambda: write_llama(folder, recorded[llama], noise)
+    yield "llama", folder, lambda: write_llama(folder, recorded_llama(spec, recorded), noise)
+
+
+def recorded_llama(spec: ModelSpec, recorded: dict[str, dict]) -> Shapes:
+    """Shapes and types of the language model of an entry."""
+    name = f"llama2_{_size(spec)}_chat" if "llama-2" in spec.files.llm.name else f"vicuna_{_size(spec)}_v0"
+    shapes: Shapes = recorded[f"llama_dir_{name}"]
+    return shapes
 
 
 def write_checkpoint(path: Path, shapes: dict, noise: Noise) -> None:
@@ -238,6 +244,10 @@ def _enlarge(tensor: Tensor, outliers: Outliers, site: str) -> None:
 
 def _units(site: str, count: int) -> list[int]:
     return random.Random(site).sample(range(count), _UNITS)
+
+
+def _size(spec: ModelSpec) -> str:
+    return {4096: "7b", 5120: "13b"}[spec.llm.hidden_size]
 
 
 def _shards(shapes: Shapes) -> list[Shapes]:

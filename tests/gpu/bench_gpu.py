@@ -5,9 +5,9 @@
 A time is that of one batch from the host's memory to the host's memory. Beside it stand the card's own limits, measured
 in the same run: fp16 products of large matrices, and copies of its memory. Torch eager is open all the time. Each other
 way, the cheapest to make first, is made, measured in turns with it, printed and closed before the next is made: a bench
-that is stopped leaves what it had found. With a bundle also the first token and the tokens per second of questions
-about a clip that ships with vllama. Prints Markdown. What cannot run, or for which the card has not the memory, is left
-out with the reason; --without leaves out others. Not yet seen on a GPU.
+that is stopped leaves what it had found. With a bundle, first of all its answers about a clip that ships with vllama:
+first token, tokens per second, and the card's memory at its fullest. Prints Markdown. What cannot run, or for which the
+card has not the memory, is left out with the reason; --without leaves out others. Not yet seen on a GPU.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Way:
 
 
 def main() -> None:
-    """Measure the card, then every way at every batch, then a bundle's answers."""
+    """Measure the card, then a bundle's answers, then every way at every batch."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--entry", default="video-llama-2-7b-chat", help="whose dimensions, of models.toml")
     parser.add_argument("--batches", default="1,8,32")
@@ -79,11 +79,14 @@ def main() -> None:
     torch.cuda.empty_cache()
     print(f"{gpu.name}, compute capability {gpu.capability}, {gpu.bytes / 1e9:.1f} GB, driver {driver()}")
     print(f"\nMeasured limits: {rate / 1e12:.0f} TFLOP/s of fp16 products, {bandwidth / 1e9:.0f} GB/s of memory.\n")
+    if given.model:
+        try:
+            answers(given.model)
+        except VllamaError as error:
+            print(f"Answers of {given.model} left out: {error}\n", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         ways = without(given.without, all_ways(spec, gpu, Path(folder)))
         measure(ways, [int(size) for size in given.batches.split(",")], spec, given.rounds, rate)
-    if given.model:
-        answers(given.model)
 
 
 def all_ways(spec: ModelSpec, gpu: Gpu, folder: Path) -> list[Way]:
@@ -255,26 +258,31 @@ def best_seconds(call: Callable[[], object], times: int = 20) -> float:
 
 
 def answers(model: str) -> None:
-    """First token and speed of a bundle's answers, its clip encoded before."""
+    """First token and speed of a bundle's answers, its clip encoded before, and the card's memory at its fullest."""
     torch.cuda.empty_cache()
-    before = torch.cuda.mem_get_info()[0]
+    before, held = torch.cuda.mem_get_info()[0], list[int]()
     bundle = open_bundle(find_bundle(model))
     layers, said = llm_layers(bundle)
-    print(f"\n{said}", flush=True)
+    print(said, flush=True)
     with tempfile.TemporaryDirectory() as cache, Engine(bundle, device="cuda", gpu_layers=layers) as engine:
         print(engine.placement.says, flush=True)
         os.environ["VLLAMA_CACHE"] = cache
         timeline = engine.index(_CLIP, fps=0.0)
+        held.append(before - torch.cuda.mem_get_info()[0])  # the encoders of pictures and sound are still there
         sampling = replace(engine.spec.llm.sampling, temperature=0.0, max_tokens=64)
         usages = []
         for question in _QUESTIONS:
             *_, last = engine.chat(timeline).ask(question, sampling=sampling, seed=0)
             assert last.usage is not None
             usages.append(last.usage)
-        used = (before - torch.cuda.mem_get_info()[0]) / 1e9
+            held.append(before - torch.cuda.mem_get_info()[0])
     first = statistics.median(usage.first_token_ms for usage in usages)
     speed = statistics.median(usage.tokens_per_second for usage in usages)
-    print(f"\n{model}: first token {first:.1f} ms, {speed:.1f} tokens/s, {used:.2f} GB of device memory.")
+    print(
+        f"\n{bundle.spec.name} {bundle.manifest.precision['llm']}: first token {first:.1f} ms, {speed:.1f} tokens/s, "
+        f"{max(held) / 1e9:.2f} GB of device memory, {held[-1] / 1e9:.2f} GB while it answers.\n",
+        flush=True,
+    )
 
 
 def llm_layers(bundle: Bundle) -> tuple[int, str]:

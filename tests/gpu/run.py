@@ -1,14 +1,15 @@
 """Everything that needs an NVIDIA GPU, on a fresh machine: install, test, measure, write down. Not yet seen on a GPU.
 
-    python3.11 tests/gpu/run.py [--python PYTHON] [--entry video-llama-2-7b-chat] [--model BUNDLE] [--minutes 8]
+    python3.11 tests/gpu/run.py [--python PYTHON] [--entry video-llama-2-7b-chat] [--model BUNDLE] [--minutes 10]
                                 [--out FOLDER]
 
 Makes `.venv-gpu` and installs there the extra `cuda`, the TensorRT for RTX of the extra `rtx`, torch with CUDA and what
 the tests need, at the versions of constraints.txt; --python takes an environment that has all that. Then the clock
 starts. The tests of this folder run first, since figures of a product whose answers are wrong are worth nothing, in at
-most two fifths of the time; bench_gpu.py gets what is left. What they print becomes FOLDER/CARD-DATE.md, which is
-written again with every line: what was found before this is killed is there. Its first line says through what
-tests passed on the GPU; where all were skipped, the exit code is 3.
+most two fifths of the time. Then a bundle of full size on random weights is made under build/, where it stays (7 GB),
+unless --model names another; bench_gpu.py gets what is left. What they print becomes FOLDER/CARD-DATE.md, which is
+written again with every line: what was found before this is killed is there. Its first line says through what tests
+passed on the GPU; where all were skipped, the exit code is 3.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ VENV = ROOT / ".venv-gpu"
 CONSTRAINTS = ROOT / ".dev" / "constraints.txt"
 RESULTS = ROOT / "tests" / "bench" / "results"
 RTX = ("tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu13-libs", "cuda-bindings")  # without the onnxruntime of the extra
+FULL_SIZE = ROOT / "build" / "full-size"
+_MAKE = ("tests/bench/make_full_bundle.py",)
 _LEAST_SECONDS = 60
 _TESTS = 0.4  # of the time, at most
 _LATE = 124  # as the exit code of `timeout`
@@ -75,8 +78,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--python", type=Path, help="of an environment that has everything")
     parser.add_argument("--entry", default="video-llama-2-7b-chat", help="whose dimensions are measured")
-    parser.add_argument("--model", help="a bundle for GPUs, whose answers are timed, too")
-    parser.add_argument("--minutes", type=float, default=8.0, help="for tests and measurements, after installing")
+    parser.add_argument("--model", help="a bundle for GPUs, whose answers are timed, in place of the random one")
+    parser.add_argument("--minutes", type=float, default=10.0, help="for tests and measurements, after installing")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
     given = parser.parse_args()
     python = given.python or installed()
@@ -95,10 +98,22 @@ def main() -> int:
     # -vv: each verdict and the reason of each skip at once. -W: what a newer library warns of is no failure here.
     pytest = ("-m", "pytest", "-m", "gpu", "-vv", "-s", "-W", "default", "tests/gpu")
     tests = run(started + _TESTS * seconds, tested, python, *pytest)
-    more = ["--model", given.model] if given.model else []
+    model = given.model
+    if not model and results.ran():
+        model = full_size(given.entry, python, started + seconds, measured)
+    more = ["--model", model] if model else []
     bench = run(started + seconds, measured, python, "tests/gpu/bench_gpu.py", "--entry", given.entry, *more)
     print(f"\n{results.path}\n{results.title()}")
     return tests or (bench if results.ran() else _NOTHING)
+
+
+def full_size(entry: str, python: Path, end: float, told: Callable[[str], None]) -> str | None:
+    """A bundle on random weights, made once; None where it could not be made, which is told."""
+    folder = FULL_SIZE / entry
+    if not folder.exists() and run(end, lambda line: None, python, *_MAKE, "--model", entry, "--out", str(folder)):
+        told("Left out: answers at full size; no bundle could be made.\n\n")
+        return None
+    return str(folder)
 
 
 def installed() -> Path:

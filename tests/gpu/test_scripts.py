@@ -97,8 +97,10 @@ if sys.argv[1] == "-c":
 elif sys.argv[2] == "pytest":
     options = sys.argv[1:-1]  # without the folder
     os.execv({python!r}, [{python!r}, *options, "-p", "no:cacheprovider", "--rootdir", folder, folder])
+elif sys.argv[1].endswith("make_full_bundle.py"):
+    sys.exit({made!r})
 else:
-    print("| a row |")
+    print("| a row |", *sys.argv[4:])
     parent = os.getppid()
     while code is None and os.getppid() == parent:
         time.sleep(0.1)
@@ -126,14 +128,17 @@ def test_answers(placement, count):
 """
 
 
-def machine(folder: Path, skipped: list[str], *, code: int | None) -> list[str]:
-    """The command on one whose tests are others, and whose bench prints one row and ends with `code`; None: never."""
+def machine(folder: Path, skipped: list[str], *, code: int | None, made: int = 0) -> list[str]:
+    """The command on one whose tests are others, and whose bench prints one row and ends with `code`; None: never.
+
+    made: the exit code of what makes a bundle.
+    """
     tests = folder / "tests"
     tests.mkdir()
     (tests / "test_made_up.py").write_text(_TESTS.format(skipped=skipped), "utf-8")
     (tests / "pytest.ini").write_text("[pytest]\nfilterwarnings = error\nmarkers = gpu\n", "utf-8")
     python = folder / "python"
-    python.write_text(_PYTHON.format(python=sys.executable, folder=str(tests), code=code), "utf-8")
+    python.write_text(_PYTHON.format(python=sys.executable, folder=str(tests), code=code, made=made), "utf-8")
     python.chmod(0o755)
     return [sys.executable, str(_RUN), "--python", str(python), "--out", str(folder / "out")]
 
@@ -151,7 +156,7 @@ def test_results_are_there_when_everything_is_killed(tmp_path: Path) -> None:
     process.wait()
     first, _, second, *rest = found.splitlines()
     assert first.endswith(": tests of vllama passed on the GPU through ONNX Runtime")
-    assert second == "| a row |"
+    assert second.startswith("| a row |")
     assert "onnx: 60 of 60 right" in "\n".join(rest)
     assert "SKIPPED (not for this card)" in "\n".join(rest)
     assert len(list((tmp_path / "out").iterdir())) == 1
@@ -173,6 +178,17 @@ def test_results_say_what_ran_and_the_code_where_nothing_did(
     assert words in done.stdout.splitlines()[-1]
     (path,) = (tmp_path / "out").iterdir()
     assert words in path.read_text("utf-8").splitlines()[0]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the Python is a script")
+@pytest.mark.parametrize("made", [0, 1])
+def test_answers_of_a_bundle_of_full_size_are_measured_where_it_could_be_made(made: int, tmp_path: Path) -> None:
+    command = [*machine(tmp_path, ["tensorrt"], code=0, made=made), "--entry", "no-entry"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (path,) = (tmp_path / "out").iterdir()
+    found = path.read_text("utf-8")
+    assert ("| a row | --model" in found, "Left out: answers at full size" in found) == (not made, bool(made))
 
 
 def made_up_ways(bench: ModuleType, heard: list[str], *ways: tuple[str, int, BaseException]) -> list[object]:
