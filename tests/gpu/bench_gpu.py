@@ -257,14 +257,14 @@ def best_seconds(call: Callable[[], object], times: int = 20) -> float:
     return min(found)
 
 
-def answers(model: str) -> None:
+def answers(model: str, device: str = "cuda") -> None:
     """First token and speed of a bundle's answers, its clip encoded before, and the card's memory at its fullest."""
     torch.cuda.empty_cache()
     before, held = torch.cuda.mem_get_info()[0], list[int]()
     bundle = open_bundle(find_bundle(model))
     layers, said = llm_layers(bundle)
     print(said, flush=True)
-    with tempfile.TemporaryDirectory() as cache, Engine(bundle, device="cuda", gpu_layers=layers) as engine:
+    with tempfile.TemporaryDirectory() as cache, Engine(bundle, device=device, gpu_layers=layers) as engine:
         print(engine.placement.says, flush=True)
         os.environ["VLLAMA_CACHE"] = cache
         timeline = engine.index(_CLIP, fps=0.0)

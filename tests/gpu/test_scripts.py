@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 import time
@@ -324,6 +325,20 @@ def test_torch_gets_the_weights_in_fp16_and_no_others(bench: ModuleType, monkeyp
     assert set(made) == set(state) == set(empty_graph("frames", spec).state_dict())
     for name, weight in made.items():
         torch.testing.assert_close(weight, state[name].half(), rtol=0, atol=0)
+
+
+def test_bench_tells_the_speed_and_the_most_memory_of_answers(
+    bench: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("VLLAMA_CACHE", "")  # the bench sets another
+    free = iter([(9_000_000_000, 0), (2_000_000_000, 0), *[(4_000_000_000, 0)] * 3])
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: next(free))
+    bench.answers(str(shipped_bundle()), device="cpu")
+    found = capsys.readouterr().out
+    speed = (
+        r"miniature Q8_0: first token \d+\.\d ms, \d+\.\d tokens/s, 7.00 GB of device memory, 5.00 GB while"
+    )
+    assert re.search(speed, found), found
 
 
 def test_bench_says_whether_llama_cpp_has_the_gpu(bench: ModuleType) -> None:
