@@ -101,7 +101,7 @@ def _gpus(named: str | None) -> _Gpus:
     listed = nvidia_memory()
     if found := gpu_memory():
         usable = usable_bytes(found, started=True)
-        return _Gpus(found, usable, llm=True, encoders=bool(listed), in_ram=sys.platform == "darwin")
+        return _Gpus(found, usable, llm=True, encoders=bool(listed), in_ram=any(gpu.in_ram for gpu in found))
     return _Gpus(listed, usable_bytes(listed, started=False), llm=False)
 
 

@@ -25,11 +25,12 @@ class Memory:
 
 @dataclass(frozen=True)
 class GpuMemory:
-    """A GPU's memory in bytes."""
+    """A GPU's memory in bytes; in_ram: it is a part of the machine's own."""
 
     name: str
     total: int
     free: int
+    in_ram: bool = False
 
 
 def physical_cores() -> int:

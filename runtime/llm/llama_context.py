@@ -5,9 +5,10 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import sys
 import threading
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vllama.runtime.errors import BackendError, BackendUnavailableError, FileError, MissingFileError, ShapeError
-from vllama.runtime.machine import GpuMemory
+from vllama.runtime.machine import GpuMemory, read_memory
 from vllama.runtime.types import Float32
 
 from .llm_file import read_llm_facts
@@ -302,10 +303,13 @@ def gpu_memory() -> tuple[GpuMemory, ...]:
     if not lib.llama_supports_gpu_offload():
         return ()
     found = _devices()
-    # llama.cpp takes a GPU that shares the memory of the CPU only where there is no other.
-    return tuple(gpu for kind, gpu in found if kind == _DEVICE_GPU) or tuple(
-        gpu for kind, gpu in found if kind == _DEVICE_INTEGRATED
-    )
+    own = tuple(gpu for kind, gpu in found if kind == _DEVICE_GPU)
+    if own and sys.platform != "darwin":
+        return own
+    # llama.cpp takes a GPU that shares the memory of the CPU only where there is no other. What it says to be free there
+    # may be in use.
+    shared, free = own or tuple(gpu for kind, gpu in found if kind == _DEVICE_INTEGRATED), read_memory().free
+    return tuple(replace(gpu, free=min(gpu.free, free), in_ram=True) for gpu in shared)
 
 
 def fewer_layers(refused: int) -> int:

@@ -335,9 +335,7 @@ def test_bench_tells_the_speed_and_the_most_memory_of_answers(
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: next(free))
     bench.answers(str(shipped_bundle()), device="cpu")
     found = capsys.readouterr().out
-    speed = (
-        r"miniature Q8_0: first token \d+\.\d ms, \d+\.\d tokens/s, 7.00 GB of device memory, 5.00 GB while"
-    )
+    speed = r"miniature Q8_0: first token \d+\.\d ms, \d+\.\d tokens/s, 7.00 GB of device memory, 5.00 GB while"
     assert re.search(speed, found), found
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from importlib.metadata import requires
@@ -17,6 +18,7 @@ from vllama.runtime.bundle import shipped_bundle
 from vllama.runtime.errors import BackendError, BackendUnavailableError
 from vllama.runtime.llm import llama_context
 from vllama.runtime.llm.llama_context import LlamaContext, LlmSettings, _devices, fewer_layers, gpu_memory
+from vllama.runtime.machine import GpuMemory, Memory
 from vllama.runtime.spec import ModelSpec
 
 TOKENS = np.arange(300, 340, dtype=np.int32)
@@ -118,6 +120,30 @@ def test_the_devices_of_llama_cpp_tell_their_memory() -> None:
     assert all(memory.name and 0 < memory.free <= memory.total for _, memory in _devices())
     assert len(_devices()) >= 1  # the CPU, at least
     assert len(gpu_memory()) < len(_devices())  # which is no GPU
+
+
+CARD, INSIDE = GpuMemory("a card", 8, 6), GpuMemory("inside the processor", 16, 14)
+
+
+@pytest.mark.parametrize(
+    ("devices", "system", "found"),
+    [
+        ([(0, GpuMemory("CPU", 32, 9))], "linux", ()),
+        ([(2, INSIDE), (1, CARD)], "linux", (CARD,)),
+        ([(2, INSIDE)], "linux", (GpuMemory(INSIDE.name, 16, 9, in_ram=True),)),
+        ([(1, CARD)], "darwin", (GpuMemory(CARD.name, 8, 6, in_ram=True),)),
+    ],
+)
+def test_memory_of_a_gpu_is_its_own_or_what_is_free_of_the_machines(
+    devices: list[tuple[int, GpuMemory]], system: str, found: tuple[GpuMemory, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from llama_cpp import llama_cpp as library
+
+    monkeypatch.setattr(library, "llama_supports_gpu_offload", lambda: True)
+    monkeypatch.setattr(llama_context, "_devices", lambda: devices)
+    monkeypatch.setattr(llama_context, "read_memory", lambda: Memory(32, 9))
+    monkeypatch.setattr(sys, "platform", system)
+    assert gpu_memory() == found
 
 
 class FileOf(ctypes.Structure):
