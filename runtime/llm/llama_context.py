@@ -306,8 +306,8 @@ def gpu_memory() -> tuple[GpuMemory, ...]:
     own = tuple(gpu for kind, gpu in found if kind == _DEVICE_GPU)
     if own and sys.platform != "darwin":
         return own
-    # llama.cpp takes a GPU that shares the memory of the CPU only where there is no other. What it says to be free there
-    # may be in use.
+    # llama.cpp takes a GPU that shares the memory of the CPU only where there is no other. What such a one says to be
+    # free may be in use.
     shared, free = own or tuple(gpu for kind, gpu in found if kind == _DEVICE_INTEGRATED), read_memory().free
     return tuple(replace(gpu, free=min(gpu.free, free), in_ram=True) for gpu in shared)
 
