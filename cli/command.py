@@ -23,7 +23,8 @@ class Command:
     """Starts it each time, does not wait for it, and says what failed.
 
     It is split into words as a shell would, but no shell runs it: variables, pipes and `&&` need one, `sh -c '...'`.
-    What it prints goes to stderr; it has no input. It is a group of its own: Ctrl-C does not reach it, `close` does.
+    What it prints goes to stderr; it has no input. Except on Windows it is a group of its own, which Ctrl-C does not
+    reach; `close` ends those that still run, with what they started.
 
     Args:
         text: None: there is none, and nothing happens.
@@ -72,9 +73,11 @@ class Command:
 
     def close(self) -> None:
         """Leave what still runs a moment, then end it."""
-        for process in self._left(_LEAVE_SECONDS):
+        told = self._left(_LEAVE_SECONDS)
+        for process in told:
             _end(process, now=False)
-        for process in self._left(_END_SECONDS):
+        self._left(_END_SECONDS)
+        for process in told:  # it may have ended, and what it started not
             _end(process, now=True)
             process.wait()
         self._running.clear()
@@ -101,5 +104,5 @@ def _end(process: subprocess.Popen[bytes], *, now: bool) -> None:
     if os.name == "nt":
         process.kill() if now else process.terminate()
         return
-    with suppress(ProcessLookupError):
+    with suppress(ProcessLookupError, PermissionError):  # the second: of one that just ended, on macOS
         os.killpg(process.pid, signal.SIGKILL if now else signal.SIGTERM)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -62,6 +63,7 @@ def watch(
         raise SpecError(f"--every {every} is no time at all; give more than 0 seconds")
     end = float("inf") if lasting is None else parse_seconds(lasting)
     run = Command(command, options.note)
+    _end_on_signals()
     with (
         options.open_engine(model, device, runner, threads, gpu_layers, kv, ctx_size) as engine,
         run,
@@ -143,6 +145,14 @@ class Shower:
             "frames": [wall(second).isoformat(timespec="milliseconds") for second in score.frame_times],
             "sounds": [[wall(s).isoformat(timespec="milliseconds") for s in span] for span in score.audio_spans],
         }
+
+
+def _end_on_signals() -> None:
+    """Being told to end, or the terminal being closed, ends what it runs, too; `nohup` stays in force."""
+    for name in ("SIGTERM", "SIGHUP"):  # Windows has not the second
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda number, frame: sys.exit(128 + number))
 
 
 def _name(state: bool) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from vllama.runtime.benchmark.own_process import peak_bytes
+from vllama.runtime.machine import peak_bytes
 
 T = TypeVar("T")
 _RESET = Path("/proc/self/clear_refs")

@@ -23,9 +23,9 @@ from vllama.runtime.bundle import (
     read_manifest,
     write_manifest,
 )
-from vllama.runtime.cache.lock import locked
 from vllama.runtime.errors import DiskFullError, FileError
 from vllama.runtime.files import is_disk_full, replace_file, write_whole
+from vllama.runtime.lock import locked
 
 _JOURNAL = "journal.json"
 

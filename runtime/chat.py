@@ -71,7 +71,8 @@ class Chat:
         self._view: View | None = None
         self._segments: Segments = []
         self._unbilled_ms = timeline.encode_ms
-        self._cancelled = threading.Event()  # the answer that was asked for last, or is being made
+        self._cancelled = threading.Event()  # the answer that is being made
+        self._asked = self._cancelled  # the one that was asked for last, and may not have begun
 
     @property
     def turns(self) -> tuple[Turn, ...]:
@@ -122,8 +123,8 @@ class Chat:
         if not self.timeline.live:
             check_span(span, self.timeline.duration)
         drawn = secrets.randbelow(_SEEDS) if seed is None else seed
-        self._cancelled = threading.Event()
-        return self._answer(question, span, long, sampling or self._spec.llm.sampling, drawn, self._cancelled)
+        self._asked = threading.Event()
+        return self._answer(question, span, long, sampling or self._spec.llm.sampling, drawn, self._asked)
 
     def prepare(self, span: Span | None = None, *, long: Long | None = None, keep: bool = False) -> None:
         """Begin to read, in the background, all that the next question's prompt starts with; returns at once.
@@ -160,8 +161,9 @@ class Chat:
 
         Its last piece says "cancelled". The next question is answered as ever, and so are those of other conversations.
         """
-        self._cancelled.set()
-        self._backbone.cancel(self._cancelled)
+        for answer in (self._cancelled, self._asked):
+            answer.set()
+            self._backbone.cancel(answer)
 
     def _answer(
         self,

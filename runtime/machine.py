@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _SYSTEM = Path("/sys")
+_STATUS = Path("/proc/self/status")
 _SYSCTL_SECONDS = 5.0
 _NVML = "nvml.dll" if sys.platform == "win32" else "libnvidia-ml.so.1"
 
@@ -78,6 +79,21 @@ def read_memory() -> Memory:
     if limit is None:
         return Memory(memory.total, memory.available)
     return Memory(min(memory.total, limit.total), min(memory.available, limit.free))
+
+
+def peak_bytes() -> int | None:
+    """Most memory this process had at once, mapped files included; None where the system does not tell."""
+    if sys.platform == "win32":
+        import psutil  # slow to load
+
+        return int(psutil.Process().memory_info().peak_wset)
+    if sys.platform == "darwin":
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    lines = _read(_STATUS).splitlines()
+    kilobytes = next((line.split()[1] for line in lines if line.startswith("VmHWM")), None)
+    return int(kilobytes) * 1024 if kilobytes else None
 
 
 def cgroup_memory(group: Path) -> Memory | None:

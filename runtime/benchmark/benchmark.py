@@ -25,6 +25,7 @@ from vllama.runtime.files import is_disk_full
 from vllama.runtime.llm.backbone import Backbone
 from vllama.runtime.llm.llama_context import Kv
 from vllama.runtime.llm.llm_file import read_llm_facts
+from vllama.runtime.machine import peak_bytes
 from vllama.runtime.media import probe, read_frames
 from vllama.runtime.placement import place
 from vllama.runtime.plan import kv_bytes
@@ -34,7 +35,7 @@ from vllama.runtime.types import Float32, Frame, Samples
 
 from .flops import audio_flops, clip_flops, frame_flops, video_flops
 from .limits import Limits, measure_limits
-from .own_process import Say, in_own_process, peak_bytes
+from .own_process import Say, in_own_process
 from .sample_clip import RATE, write_sample_clip
 
 QUESTIONS = ("What does the person in this video do right now?", "Which things can be seen in the picture behind him?")

@@ -5,19 +5,16 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
-from pathlib import Path
 from typing import TypeVar
 
 from vllama.runtime.errors import BackendError, VllamaError
 
 Say = Callable[[str], None]
 _T = TypeVar("_T")
-_STATUS = Path("/proc/self/status")
 _WAKE_SECONDS = 0.2  # waiting without a limit would keep Ctrl-C out on Windows
 
 
@@ -62,24 +59,6 @@ def in_own_process(function: Callable[..., _T], *arguments: object, say: Say) ->
         process.kill()
         process.join()
         here.close()
-
-
-def peak_bytes() -> int | None:
-    """Most memory this process had at once, mapped files included; None where the system does not tell."""
-    if sys.platform == "win32":
-        import psutil  # slow to load
-
-        return int(psutil.Process().memory_info().peak_wset)
-    if sys.platform == "darwin":
-        import resource
-
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    try:
-        lines = _STATUS.read_text("utf-8").splitlines()
-    except OSError:
-        return None
-    kilobytes = next((line.split()[1] for line in lines if line.startswith("VmHWM")), None)
-    return int(kilobytes) * 1024 if kilobytes else None
 
 
 def _run(there: Connection, function: Callable[..., object], arguments: tuple[object, ...]) -> None:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from vllama.runtime.errors import FileError, SpecError
 from vllama.runtime.files import replace_file
+from vllama.runtime.lock import locked
 
 from .content import identify, is_unchanged, recall
-from .lock import locked
 from .saved import ABOUT, About, files, read_about, read_saved, reading, timelines_dir
 from .store import LOCK
 

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from vllama.runtime.chunk import Chunk, open_chunk, write_arrays, write_merged
 from vllama.runtime.errors import DiskFullError, FileError
 from vllama.runtime.files import is_disk_full, write_whole
+from vllama.runtime.lock import locked
 from vllama.runtime.timeline import ClipFeature, FrameFeature
 
-from .lock import locked
 from .saved import ABOUT, MORE_FILES, SCHEMA, About, Rows, Saved, files, intact, read_saved, rows, timeline_folder
 
 LOCK = "lock"

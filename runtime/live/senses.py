@@ -49,7 +49,7 @@ class LiveSource(Protocol):
 
 
 class PictureSource(LiveSource, Protocol):
-    """`runtime.camera.Camera`, or whatever gives pictures as it does."""
+    """`runtime.capture.camera.Camera`, or whatever gives pictures as it does."""
 
     def newest(self, after: int, timeout: float) -> Frame | None:
         """The newest picture, if its number is greater than `after`; waits for it at most `timeout` seconds."""
@@ -59,7 +59,7 @@ class PictureSource(LiveSource, Protocol):
 
 
 class SoundSource(LiveSource, Protocol):
-    """`runtime.microphone.Microphone`, or whatever gives sound as it does."""
+    """`runtime.capture.microphone.Microphone`, or whatever gives sound as it does."""
 
     def clip(self, start: float, seconds: float, timeout: float) -> Samples | None:
         """A stretch of sound; None where it was not heard."""

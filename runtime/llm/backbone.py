@@ -86,6 +86,7 @@ class Backbone:
             raise SpecError(f"n_ctx is {n_ctx} and threads {threads}; use 2 to {MAX_N_CTX}, and at least 1")
         self._cancel = threading.Event()
         self._answer: threading.Event | None = None  # of the answer that the last prompt is for
+        self._turn = threading.Lock()  # held while one answer takes the place of another, which is then not ended
         self._cached: list[Key] = []
         self._prompts = 0
         self._ahead: Future[int] | None = None
@@ -146,12 +147,15 @@ class Backbone:
         """
         runs, keys = self._checked(segments)
         self._prompts += 1
-        self._answer = cancelled
-        if not self._reads_of(keys):
+        goes_on = self._reads_of(keys)
+        if not goes_on:
             self._stop_ahead()
-            self._cancel.clear()
-        if cancelled is not None and cancelled.is_set():  # asked after the flag is cleared: none comes in between
-            self._cancel.set()
+        with self._turn:
+            self._answer = cancelled
+            if not goes_on:
+                self._cancel.clear()
+            if cancelled is not None and cancelled.is_set():
+                self._cancel.set()
         ahead, self._ahead = self._ahead, None
         return self._on_worker(lambda: self._prefill(runs, keys, after=ahead))
 
@@ -165,9 +169,10 @@ class Backbone:
         """
         self._stop_ahead()
         runs, keys = self._checked(segments)
-        self._cancel.clear()
+        with self._turn:
+            self._answer = None
+            self._cancel.clear()
         self._prompts += 1
-        self._answer = None
         self._ahead, self._ahead_keys = self._worker.submit(self._prefill, runs, keys), keys
 
     def keys(self, segments: Sequence[list[int] | Embeds]) -> list[Key]:
@@ -268,8 +273,9 @@ class Backbone:
         Args:
             answer: end it only if that is the `cancelled` of its `prefill`; None: whatever it is.
         """
-        if answer is None or answer is self._answer:
-            self._cancel.set()
+        with self._turn:
+            if answer is None or answer is self._answer:
+                self._cancel.set()
 
     def close(self) -> None:
         """Give the memory back; a second call does nothing."""

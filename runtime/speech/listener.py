@@ -45,8 +45,8 @@ class Words:
 class Listener:
     """Listens from construction to `close`, on two threads: one notices speech as it comes, one writes it down.
 
-    While the own voice sounds, only what is clearly louder counts as speech (`runtime.echo`). If it does not go on for
-    most of a second after the voice was stopped, it was the voice after all, or no more than "stop", and is dropped.
+    While the own voice sounds, only what is clearly louder counts as speech (`echo`). If it does not go on for most of
+    a second after the voice was stopped, it was the voice after all, or no more than "stop", and is dropped.
 
     Args:
         microphone: at 16 kHz; it stays open. What is said while it is paused is not heard, and what was begun before

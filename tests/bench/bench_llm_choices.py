@@ -21,9 +21,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from vllama.runtime.benchmark.own_process import in_own_process, peak_bytes
+from vllama.runtime.benchmark.own_process import in_own_process
 from vllama.runtime.llm.backbone import Backbone
 from vllama.runtime.llm.llama_context import check_model
+from vllama.runtime.machine import peak_bytes
 from vllama.runtime.spec import Sampling
 
 CHOICES = ("ubatch-256", "ubatch-32", "ubatch-64", "ubatch-128", "ubatch-512", "repack", "q8_0", "thread-less")

@@ -14,10 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from vllama.runtime import Engine, Sampling
-from vllama.runtime.benchmark.own_process import in_own_process, peak_bytes
+from vllama.runtime.benchmark.own_process import in_own_process
 from vllama.runtime.bundle import find_bundle, open_bundle, read_bundle
 from vllama.runtime.llm.llama_context import Kv
 from vllama.runtime.llm.llm_file import read_llm_facts
+from vllama.runtime.machine import peak_bytes
 from vllama.runtime.plan import graph_needs, make_plan
 
 WAYS = ("index", "indexed", "new")

@@ -138,6 +138,18 @@ def test_cancel_of_one_conversation_leaves_the_answer_of_another(engine: Engine,
     assert last.usage.finish != "cancelled"
 
 
+def test_cancel_ends_the_running_answer_also_where_another_was_asked_for(engine: Engine, clip: Path) -> None:
+    chat = engine.chat(engine.index(clip))
+    running = chat.ask("a", sampling=_short(engine))
+    next(running)
+    asked = chat.ask("b", sampling=_short(engine))
+    chat.cancel()
+    for answer in (running, asked):
+        _, last = _read(answer)
+        assert last.usage is not None
+        assert last.usage.finish == "cancelled"
+
+
 @pytest.mark.parametrize("prepared", [False, True])
 def test_cancel_before_the_prompt_is_read_ends_the_answer_and_not_the_next(
     engine: Engine, clip: Path, prepared: bool

@@ -18,7 +18,7 @@ from vllama.runtime.machine import GpuMemory, Memory
 PEAK = """
 import sys
 from vllama.runtime import Engine
-from vllama.runtime.benchmark.own_process import peak_bytes
+from vllama.runtime.machine import peak_bytes
 with Engine.open("miniature", answers={answers}, gpu_layers=0) as engine:
     timeline = engine.index({clip!r}, fps=0.0)
     if {answers}:

@@ -89,10 +89,12 @@ def test_one_that_does_not_end_when_told_to_is_ended(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no groups there")
-def test_what_it_started_itself_ends_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("child", ["sleep 30", '(trap "" TERM; sleep 30)'])
+def test_what_it_started_itself_ends_with_it(child: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "_LEAVE_SECONDS", 0.0)
+    monkeypatch.setattr(command, "_END_SECONDS", 0.1)
     path = tmp_path / "child"
-    run = Command(f"sh -c 'sleep 30 & echo $! > {path}.part; mv {path}.part {path}; wait'", lambda text: None)
+    run = Command(f"sh -c '{child} & echo $! > {path}.part; mv {path}.part {path}; wait'", lambda text: None)
     run.start({})
     until(path.exists)
     begun = time.monotonic()

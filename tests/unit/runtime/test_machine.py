@@ -5,15 +5,19 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 
+from vllama.runtime import machine
 from vllama.runtime.machine import (
     GpuMemory,
     Memory,
     cgroup_memory,
     linux_cores,
     nvidia_memory,
+    peak_bytes,
     physical_cores,
     read_memory,
     read_sysctl,
@@ -130,3 +134,10 @@ def test_of_apples_processors_the_fast_cores_count(tmp_path: Path, monkeypatch: 
     assert physical_cores() == 6
     program.unlink()
     assert read_sysctl("hw.perflevel0.physicalcpu") == ""
+
+
+def test_peak_of_memory_is_asked_of_windows_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = SimpleNamespace(memory_info=lambda: SimpleNamespace(peak_wset=7))
+    monkeypatch.setattr(machine, "sys", SimpleNamespace(platform="win32"))
+    monkeypatch.setattr(psutil, "Process", lambda: memory)
+    assert peak_bytes() == 7

@@ -3,21 +3,20 @@ from __future__ import annotations
 import importlib
 import os
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 
 import numpy as np
-import psutil
 import pytest
 
-from vllama.runtime.benchmark import own_process
-from vllama.runtime.benchmark.own_process import in_own_process, peak_bytes
+from vllama.runtime.benchmark.own_process import in_own_process
 from vllama.runtime.errors import BackendError, FileError
+from vllama.runtime.machine import peak_bytes
 
 _JOBS = """
 import os, struct
 import numpy as np
 from vllama.runtime.errors import FileError
-from vllama.runtime.benchmark.own_process import peak_bytes
+from vllama.runtime.machine import peak_bytes
 
 def add(a, b, say):
     say("adding")
@@ -96,10 +95,3 @@ def test_its_peak_of_memory_is_its_own(jobs: ModuleType) -> None:
     if mine is None:
         pytest.skip("this system does not tell")
     assert mine > held.nbytes > its > 10_000_000
-
-
-def test_peak_of_memory_is_asked_of_windows_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    memory = SimpleNamespace(memory_info=lambda: SimpleNamespace(peak_wset=7))
-    monkeypatch.setattr(own_process, "sys", SimpleNamespace(platform="win32"))
-    monkeypatch.setattr(psutil, "Process", lambda: memory)
-    assert peak_bytes() == 7

@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vllama.runtime.cache import lock
+from vllama.runtime import lock
 from vllama.runtime.cache.catalogue import find_entries, list_entries, remove_entry
-from vllama.runtime.cache.lock import locked
 from vllama.runtime.cache.saved import ABOUT, SCHEMA, About, Saved
 from vllama.runtime.cache.store import LOCK, MOST_SMALL, Store
 from vllama.runtime.chunk import Chunk
 from vllama.runtime.errors import DiskFullError, FileError, SpecError
+from vllama.runtime.lock import locked
 from vllama.runtime.timeline import ClipFeature, FrameFeature, Timeline
 
 _CONTENT, _MODEL = "c" * 64, "m" * 64

@@ -286,6 +286,25 @@ def test_a_cancelled_answer_reads_none_of_its_prompts_and_others_are_read(backbo
     assert len(list(backbone.generate(GREEDY, 0))) == GREEDY.max_tokens
 
 
+def test_cancel_that_comes_late_does_not_end_the_answer_that_came_after(backbone: Backbone) -> None:
+    set_now, late = backbone._cancel.set, threading.Event()
+    first, second = threading.Event(), threading.Event()
+    backbone.prefill([[1, 300]], first)
+
+    def set_late() -> None:
+        if threading.current_thread() is canceller:
+            late.wait(0.3)  # meanwhile the other prompt would be read
+        set_now()
+
+    backbone._cancel.set = set_late  # type: ignore[method-assign]
+    canceller = threading.Thread(target=backbone.cancel, args=(first,))
+    canceller.start()
+    backbone.prefill([[1, 301]], second)
+    late.set()
+    canceller.join()
+    assert len(list(backbone.generate(GREEDY, 0))) == GREEDY.max_tokens
+
+
 def batch_sizes(backbone: Backbone) -> list[int]:
     """Of everything that llama.cpp is given from now on."""
     sizes: list[int] = []
