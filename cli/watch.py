@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
@@ -63,8 +64,8 @@ def watch(
         raise SpecError(f"--every {every} is no time at all; give more than 0 seconds")
     end = float("inf") if lasting is None else parse_seconds(lasting)
     run = Command(command, options.note)
-    _end_on_signals()
     with (
+        ended_by_signals(),
         options.open_engine(model, device, runner, threads, gpu_layers, kv, ctx_size) as engine,
         run,
         engine.watch(
@@ -147,12 +148,19 @@ class Shower:
         }
 
 
-def _end_on_signals() -> None:
-    """Being told to end, or the terminal being closed, ends what it runs, too; `nohup` stays in force."""
-    for name in ("SIGTERM", "SIGHUP"):  # Windows has not the second
-        number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Being told to end, or the terminal being closed, ends what is open, too; `nohup` stays in force."""
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]  # Windows: one
+    before = {number: signal.getsignal(number) for number in numbers}
+    for number in numbers:
+        if before[number] is not signal.SIG_IGN:
             signal.signal(number, lambda number, frame: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, before[number])
 
 
 def _name(state: bool) -> str:
