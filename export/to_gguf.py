@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import gguf
 import numpy as np
@@ -19,9 +20,10 @@ from vllama.runtime.errors import DiskFullError, FileError, SpecError
 from vllama.runtime.files import is_disk_full
 from vllama.runtime.spec import ModelSpec
 
-from .llama import LlamaConfig, LlamaFolder
+from .llama import LlamaConfig
 from .quants import QUANTS as QUANTS
 from .quants import fitted, quantise, row_bytes, tensor_type
+from .vocabulary import Vocabulary
 
 _CHUNK_WEIGHTS = 1 << 22  # float32 copies are made of so much of a tensor at a time, per thread
 _NAMES = {
@@ -38,6 +40,23 @@ _NAMES = {
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
 }
+
+
+class LlamaWeights(Protocol):
+    """A LLaMA whose tensors are read when they are asked for; `LlamaFolder` is one.
+
+    Attributes:
+        config, vocabulary, shapes: as there.
+    """
+
+    @property
+    def config(self) -> LlamaConfig: ...
+    @property
+    def vocabulary(self) -> Vocabulary: ...
+    @property
+    def shapes(self) -> tuple[tuple[str, tuple[int, ...]], ...]: ...
+    def tensor(self, name: str) -> torch.Tensor:
+        """One tensor by its HF name."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +91,7 @@ class _Tensor:
 
 
 def to_gguf(
-    llama: LlamaFolder,
+    llama: LlamaWeights,
     spec: ModelSpec,
     path: Path,
     quant: str,
@@ -113,7 +132,7 @@ def to_gguf(
     return GgufReport(tuple(tensor.name for tensor in plan if tensor.widened), path.stat().st_size)
 
 
-def gguf_bytes(llama: LlamaFolder, quant: str) -> int:
+def gguf_bytes(llama: LlamaWeights, quant: str) -> int:
     """Bytes of the tensors that `to_gguf` writes."""
     return _total([_planned(name, shape, quant, llama.config) for name, shape in llama.shapes])
 
@@ -142,7 +161,7 @@ def _planned(source: str, shape: tuple[int, ...], quant: str, config: LlamaConfi
 def _write_tensors(
     writer: gguf.GGUFWriter,
     plan: list[_Tensor],
-    llama: LlamaFolder,
+    llama: LlamaWeights,
     progress: Callable[[int, int], None] | None,
 ) -> None:
     done, total = 0, _total(plan)
@@ -154,7 +173,7 @@ def _write_tensors(
                 progress(done, total)
 
 
-def _encoded(llama: LlamaFolder, tensor: _Tensor, pool: ThreadPoolExecutor) -> NDArray[np.uint8]:
+def _encoded(llama: LlamaWeights, tensor: _Tensor, pool: ThreadPoolExecutor) -> NDArray[np.uint8]:
     weight = llama.tensor(tensor.source)
     if tensor.name.endswith("attn_q.weight"):
         weight = permuted(weight, llama.config.num_heads)
@@ -186,7 +205,7 @@ def _discard(writer: gguf.GGUFWriter, path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
-def _add_metadata(writer: gguf.GGUFWriter, llama: LlamaFolder, spec: ModelSpec, quant: str) -> None:
+def _add_metadata(writer: gguf.GGUFWriter, llama: LlamaWeights, spec: ModelSpec, quant: str) -> None:
     config, vocabulary = llama.config, llama.vocabulary
     writer.add_type("model")
     writer.add_name(spec.name)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
+import shutil
 import tempfile
 import time
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ _STEP = 97  # values from one row to the next
 
 @dataclass(frozen=True)
 class NoiseLlama:
-    """As much of a `LlamaFolder` as `to_gguf` takes."""
+    """What `to_gguf` takes."""
 
     config: LlamaConfig
     vocabulary: Vocabulary
@@ -58,15 +58,18 @@ class NoiseLlama:
 def main() -> None:
     """Make it beside FOLDER, then rename it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--out", type=Path, required=True, help="a folder, not in the repository; it must not exist")
+    parser.add_argument("--out", type=Path, required=True, help="a folder that git ignores; it must not exist")
     parser.add_argument("--model", default="video-llama-2-7b-chat", help="an entry of models.toml")
     parser.add_argument("--precision", default="fp16", choices=("fp16", "w8a16", "fp32"))
     parser.add_argument("--quant", default="Q4_K_M", help="as in `vllama export`")
     given = parser.parse_args()
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=given.out.parent) as folder:
-        make(find_spec(given.model), Path(folder), given.precision, given.quant)
-        os.rename(folder, given.out)
+    if given.out.exists():
+        parser.error(f"--out: {given.out} is there already")
+    folder = given.out.with_name(f"{given.out.name}.part")
+    shutil.rmtree(folder, ignore_errors=True)  # of a run that was stopped
+    folder.mkdir(parents=True)
+    make(find_spec(given.model), folder, given.precision, given.quant)
+    folder.rename(given.out)
     print(open_bundle(given.out).folder)
 
 
@@ -87,7 +90,7 @@ def make(spec: ModelSpec, folder: Path, precision: Precision, quant: str) -> Non
         to_onnx(graph, read, folder / f"{name}.onnx", precision)
         said(folder / f"{name}.onnx", started)
     started, llm = time.perf_counter(), f"llm-{quant}.gguf"
-    to_gguf(noise_llama(spec), spec, folder / llm, quant)  # type: ignore[arg-type]
+    to_gguf(noise_llama(spec), spec, folder / llm, quant)
     said(folder / llm, started)
     (folder / POSITIONS).write_bytes(save(positions(spec)))
     files = record_files(folder, sorted(path.name for path in folder.iterdir()))

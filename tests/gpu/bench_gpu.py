@@ -1,13 +1,15 @@
 """The vision graph at full size on a GPU, random weights: torch eager, ONNX Runtime, TensorRT, torch.compile.
 
-    python tests/gpu/bench_gpu.py [--entry video-llama-2-7b-chat] [--batches 1,8,32] [--rounds 7] [--model BUNDLE]
+    python tests/gpu/bench_gpu.py [--entry video-llama-2-7b-chat] [--batches 1,8,32] [--rounds 7]
+    python tests/gpu/bench_gpu.py --model BUNDLE
 
 A time is that of one batch from the host's memory to the host's memory. Beside it stand the card's own limits, measured
 in the same run: fp16 products of large matrices, and copies of its memory. Torch eager is open all the time. Each other
 way, the cheapest to make first, is made, measured in turns with it, printed and closed before the next is made: a bench
-that is stopped leaves what it had found. With a bundle, first of all its answers about a clip that ships with vllama:
-first token, tokens per second, and the card's memory at its fullest. Prints Markdown. What cannot run, or for which the
-card has not the memory, is left out with the reason; --without leaves out others. Not yet seen on a GPU.
+that is stopped leaves what it had found. With a bundle instead its answers about a clip that ships with vllama: first
+token, tokens per second, and the most memory of the card that was taken, looked at twenty times a second. Prints
+Markdown. What cannot run, or for which the card has not the memory, is left out with the reason; --without leaves out
+others. Not yet seen on a GPU.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -26,7 +29,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from llama_cpp import llama_supports_gpu_offload
 
 from vllama.export.graphs import empty_graph
 from vllama.export.precision import Precision
@@ -42,6 +44,7 @@ from vllama.runtime.errors import VllamaError
 from vllama.runtime.gpus import Gpu, find_gpus
 from vllama.runtime.llm.llama_context import gpu_memory
 from vllama.runtime.llm.llm_file import read_llm_facts
+from vllama.runtime.machine import nvidia_memory
 from vllama.runtime.placement import Placement
 from vllama.runtime.plan import encoders_gpu_bytes, graph_needs, layers_that_fit, usable_bytes
 from vllama.runtime.spec import ModelSpec, find_spec, spec_to_dict
@@ -50,6 +53,7 @@ _CLIP = Path(__file__).parents[2] / "cli" / "demo_clips" / "circle.mp4"
 _QUESTIONS = ("What happens in the video?", "What do you hear?", "What happens last?")
 _SIDE = 8192  # of a square matrix
 _COPY_BYTES = 1 << 30
+_LOOK_SECONDS = 0.05
 
 EAGER = "torch eager fp16"
 
@@ -66,7 +70,7 @@ class Way:
 
 
 def main() -> None:
-    """Measure the card, then a bundle's answers, then every way at every batch."""
+    """Measure the card and every way at every batch, or a bundle's answers."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--entry", default="video-llama-2-7b-chat", help="whose dimensions, of models.toml")
     parser.add_argument("--batches", default="1,8,32")
@@ -75,15 +79,13 @@ def main() -> None:
     parser.add_argument("--model", help="a bundle for GPUs: its folder or its name")
     given = parser.parse_args()
     spec, gpu = find_spec(given.entry), find_gpus()[0]
+    print(f"{gpu.name}, compute capability {gpu.capability}, {gpu.bytes / 1e9:.1f} GB, driver {driver()}")
+    if given.model:
+        answers(given.model)
+        return
     rate, bandwidth = matrix_rate(), copy_rate()
     torch.cuda.empty_cache()
-    print(f"{gpu.name}, compute capability {gpu.capability}, {gpu.bytes / 1e9:.1f} GB, driver {driver()}")
     print(f"\nMeasured limits: {rate / 1e12:.0f} TFLOP/s of fp16 products, {bandwidth / 1e9:.0f} GB/s of memory.\n")
-    if given.model:
-        try:
-            answers(given.model)
-        except VllamaError as error:
-            print(f"Answers of {given.model} left out: {error}\n", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         ways = without(given.without, all_ways(spec, gpu, Path(folder)))
         measure(ways, [int(size) for size in given.batches.split(",")], spec, given.rounds, rate)
@@ -258,31 +260,51 @@ def best_seconds(call: Callable[[], object], times: int = 20) -> float:
 
 
 def answers(model: str, device: str = "cuda") -> None:
-    """First token and speed of a bundle's answers, its clip encoded before, and the card's memory at its fullest."""
-    torch.cuda.empty_cache()
-    before, held = torch.cuda.mem_get_info()[0], list[int]()
+    """First token and speed of a bundle's answers, its clip encoded before, and the most memory of the card."""
     bundle = open_bundle(find_bundle(model))
     layers, said = llm_layers(bundle)
-    print(said, flush=True)
-    with tempfile.TemporaryDirectory() as cache, Engine(bundle, device=device, gpu_layers=layers) as engine:
-        print(engine.placement.says, flush=True)
+    print(f"\n{said}", flush=True)
+    with tempfile.TemporaryDirectory() as cache, most_taken() as taken:
         os.environ["VLLAMA_CACHE"] = cache
-        timeline = engine.index(_CLIP, fps=0.0)
-        held.append(before - torch.cuda.mem_get_info()[0])  # the encoders of pictures and sound are still there
-        sampling = replace(engine.spec.llm.sampling, temperature=0.0, max_tokens=64)
-        usages = []
-        for question in _QUESTIONS:
-            *_, last = engine.chat(timeline).ask(question, sampling=sampling, seed=0)
-            assert last.usage is not None
-            usages.append(last.usage)
-            held.append(before - torch.cuda.mem_get_info()[0])
+        with Engine(bundle, device=device, gpu_layers=layers) as engine:
+            print(engine.placement.says, flush=True)
+            timeline = engine.index(_CLIP, fps=0.0)
+            sampling = replace(engine.spec.llm.sampling, temperature=0.0, max_tokens=64)
+            usages = []
+            for question in _QUESTIONS:
+                *_, last = engine.chat(timeline).ask(question, sampling=sampling, seed=0)
+                assert last.usage is not None
+                usages.append(last.usage)
     first = statistics.median(usage.first_token_ms for usage in usages)
     speed = statistics.median(usage.tokens_per_second for usage in usages)
     print(
         f"\n{bundle.spec.name} {bundle.manifest.precision['llm']}: first token {first:.1f} ms, {speed:.1f} tokens/s, "
-        f"{max(held) / 1e9:.2f} GB of device memory, {held[-1] / 1e9:.2f} GB while it answers.\n",
+        f"{max(taken) / 1e9:.2f} GB of device memory at the most.\n",
         flush=True,
     )
+
+
+@contextmanager
+def most_taken() -> Iterator[list[int]]:
+    """Bytes of the card that were taken meanwhile, CUDA's own included; the driver is asked, who takes none himself."""
+    before, taken, ended = free_bytes(), [0], threading.Event()
+
+    def look() -> None:
+        while not ended.wait(_LOOK_SECONDS):
+            taken.append(before - free_bytes())
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    try:
+        yield taken
+    finally:
+        ended.set()
+        looking.join()
+
+
+def free_bytes() -> int:
+    """Of all NVIDIA GPUs."""
+    return sum(gpu.free for gpu in nvidia_memory())
 
 
 def llm_layers(bundle: Bundle) -> tuple[int, str]:
@@ -290,8 +312,8 @@ def llm_layers(bundle: Bundle) -> tuple[int, str]:
     facts, gpus = read_llm_facts(bundle.llm), gpu_memory()
     room = usable_bytes(gpus, started=True) - encoders_gpu_bytes(graph_needs(bundle))
     layers = layers_that_fit(facts, bundle.spec.llm.n_ctx, bundle.kv, room) if gpus else 0
-    can = "can use the GPU" if llama_supports_gpu_offload() else "is built for CPUs"
-    return layers, f"llama.cpp {can}: {layers} of {len(facts.blocks) + 1} layers of the language model are on the GPU."
+    can = "has a GPU" if gpus else "finds no GPU, or was built without support for one"
+    return layers, f"llama.cpp {can}: {layers} of {len(facts.blocks) + 1} layers of the language model are on it."
 
 
 def driver() -> str:

@@ -6,10 +6,10 @@
 Makes `.venv-gpu` and installs there the extra `cuda`, the TensorRT for RTX of the extra `rtx`, torch with CUDA and what
 the tests need, at the versions of constraints.txt; --python takes an environment that has all that. Then the clock
 starts. The tests of this folder run first, since figures of a product whose answers are wrong are worth nothing, in at
-most two fifths of the time. Then a bundle of full size on random weights is made under build/, where it stays (7 GB),
-unless --model names another; bench_gpu.py gets what is left. What they print becomes FOLDER/CARD-DATE.md, which is
-written again with every line: what was found before this is killed is there. Its first line says through what tests
-passed on the GPU; where all were skipped, the exit code is 3.
+most two fifths of the time. Where one passed on the GPU, a bundle of full size on random weights is made under build/,
+where it stays (7 GB), unless --model names another, and answers; the vision graph gets the time that is left. What they
+print becomes FOLDER/CARD-DATE.md, which is written again with every line: what was found before this is killed is there.
+Its first line says through what tests passed on the GPU; where all were skipped, the exit code is 3.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ CONSTRAINTS = ROOT / ".dev" / "constraints.txt"
 RESULTS = ROOT / "tests" / "bench" / "results"
 RTX = ("tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu13-libs", "cuda-bindings")  # without the onnxruntime of the extra
 FULL_SIZE = ROOT / "build" / "full-size"
-_MAKE = ("tests/bench/make_full_bundle.py",)
+_MAKE, _BENCH = "tests/bench/make_full_bundle.py", "tests/gpu/bench_gpu.py"
 _LEAST_SECONDS = 60
-_TESTS = 0.4  # of the time, at most
+_TESTS, _MADE, _ANSWERED = 0.4, 0.6, 0.7  # of the time, by then at the latest
 _LATE = 124  # as the exit code of `timeout`
 _NOTHING = 3
 # With -s and -vv: a test's name, what it prints, and its verdict. The first word of a parameter is the way it ran.
@@ -98,20 +98,19 @@ def main() -> int:
     # -vv: each verdict and the reason of each skip at once. -W: what a newer library warns of is no failure here.
     pytest = ("-m", "pytest", "-m", "gpu", "-vv", "-s", "-W", "default", "tests/gpu")
     tests = run(started + _TESTS * seconds, tested, python, *pytest)
-    model = given.model
-    if not model and results.ran():
-        model = full_size(given.entry, python, started + seconds, measured)
-    more = ["--model", model] if model else []
-    bench = run(started + seconds, measured, python, "tests/gpu/bench_gpu.py", "--entry", given.entry, *more)
+    if model := given.model or (full_size(given.entry, python, started + _MADE * seconds) if results.ran() else None):
+        run(started + _ANSWERED * seconds, measured, python, _BENCH, "--model", model)
+    elif results.ran():
+        measured("Answers at full size are left out: no bundle could be made for them.\n\n")
+    bench = run(started + seconds, measured, python, _BENCH, "--entry", given.entry)
     print(f"\n{results.path}\n{results.title()}")
     return tests or (bench if results.ran() else _NOTHING)
 
 
-def full_size(entry: str, python: Path, end: float, told: Callable[[str], None]) -> str | None:
-    """A bundle on random weights, made once; None where it could not be made, which is told."""
+def full_size(entry: str, python: Path, end: float) -> str | None:
+    """A bundle on random weights, made once; None where it could not be made, and what was printed says why."""
     folder = FULL_SIZE / entry
-    if not folder.exists() and run(end, lambda line: None, python, *_MAKE, "--model", entry, "--out", str(folder)):
-        told("Left out: answers at full size; no bundle could be made.\n\n")
+    if not folder.exists() and run(end, lambda line: None, python, _MAKE, "--model", entry, "--out", str(folder)):
         return None
     return str(folder)
 

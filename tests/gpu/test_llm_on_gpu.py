@@ -38,13 +38,18 @@ def layers(request: pytest.FixtureRequest) -> GpuLayers:
     return asked
 
 
-@pytest.fixture(scope="module")
-def engine(layers: GpuLayers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    """The miniature that ships, encoders on the CPU."""
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VLLAMA_CACHE", str(tmp_path_factory.mktemp("cache")))
-        with Engine.open(shipped_bundle(), device="cpu", gpu_layers=layers) as opened:
-            yield opened
+        yield
+
+
+@pytest.fixture(scope="module")
+def engine(layers: GpuLayers) -> Iterator[Engine]:
+    """The miniature that ships, encoders on the CPU."""
+    with Engine.open(shipped_bundle(), device="cpu", gpu_layers=layers) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="module")
@@ -145,8 +150,8 @@ def test_memory_of_the_gpu_is_given_back(layers: GpuLayers) -> None:
             asked(engine, _QUESTIONS[0])
         return sum(gpu.free for gpu in gpu_memory())
 
-    first = free()
-    assert abs(first - [free() for _ in range(3)][-1]) < 8e6
+    first, *others = (free() for _ in range(4))
+    assert max(others) > first - 8e6  # others may take some of it at any time, a leak takes some each time
 
 
 def answers(engine: Engine, questions: list[KnownAnswer]) -> list[str]:
