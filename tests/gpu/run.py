@@ -7,9 +7,9 @@ Makes `.venv-gpu` and installs there the extra `cuda`, the TensorRT for RTX of t
 the tests need, at the versions of constraints.txt; --python takes an environment that has all that. Then the clock
 starts. The tests of this folder run first, since figures of a product whose answers are wrong are worth nothing, in at
 most two fifths of the time. Where one passed on the GPU, a bundle of full size on random weights is made under build/,
-where it stays (7 GB), unless --model names another, and answers; the vision graph gets the time that is left. What they
-print becomes FOLDER/CARD-DATE.md, which is written again with every line: what was found before this is killed is there.
-Its first line says through what tests passed on the GPU; where all were skipped, the exit code is 3.
+where it stays (7 GB), unless --model names another, and answers; the vision graph gets the time that is left. What all
+of them print becomes FOLDER/CARD-DATE.md, which is written again with every line, so that a kill loses nothing. Its
+first line says through what tests passed on the GPU; where all were skipped, the exit code is 3.
 """
 
 from __future__ import annotations
