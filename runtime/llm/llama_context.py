@@ -352,9 +352,14 @@ def _library() -> ModuleType:
         import llama_cpp.llama_cpp as library
 
         found = version("llama-cpp-python")
-    except (ImportError, OSError, RuntimeError, AttributeError) as error:
+    except ModuleNotFoundError as error:
         raise BackendUnavailableError(
             f"llama-cpp-python cannot be loaded: {error}; install it: `pip install llama-cpp-python=={_VERSION}`"
+        ) from error
+    except (ImportError, OSError, RuntimeError, AttributeError) as error:
+        raise BackendUnavailableError(
+            f"llama-cpp-python cannot be loaded: {error}; install what it was built for, such as NVIDIA's driver, or "
+            f"build it again: `pip install --force-reinstall --no-deps --no-cache-dir llama-cpp-python=={_VERSION}`"
         ) from error
     if found.partition("+")[0] != _VERSION:  # a build may have a name of its own after it
         raise BackendUnavailableError(

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shutil
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -120,6 +122,24 @@ def test_the_devices_of_llama_cpp_tell_their_memory() -> None:
     assert all(memory.name and 0 < memory.free <= memory.total for _, memory in _devices())
     assert len(_devices()) >= 1  # the CPU, at least
     assert len(gpu_memory()) < len(_devices())  # which is no GPU
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="links as Linux does")
+def test_a_library_that_a_build_needs_and_is_not_there_is_named(tmp_path: Path) -> None:
+    compiler = shutil.which("cc") or shutil.which("g++")
+    if compiler is None:
+        pytest.skip("compiles a llama.cpp of its own")
+    (tmp_path / "empty.c").touch()
+    driver, build = tmp_path / "driver.so", tmp_path / "libllama.so"
+    shared = [compiler, "-shared", "-fPIC", "-x", "c", tmp_path / "empty.c", "-x", "none"]
+    subprocess.run([*shared, "-Wl,-soname,libno-such-driver.so.1", "-o", driver], check=True)
+    subprocess.run([*shared, "-Wl,--no-as-needed", driver, "-o", build], check=True)
+    code = f"from vllama.runtime.llm.llama_context import check_model; check_model({str(tmp_path / 'a.gguf')!r})"
+    environment = {**os.environ, "LLAMA_CPP_LIB_PATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    last = done.stderr.splitlines()[-1]
+    assert "libno-such-driver.so.1: cannot open shared object file" in last, done.stderr
+    assert "; install what it was built for, such as NVIDIA's driver, or build it again: `pip install --force" in last
 
 
 CARD, INSIDE = GpuMemory("a card", 8, 6), GpuMemory("inside the processor", 16, 14)
