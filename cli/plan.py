@@ -13,7 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from vllama.runtime.bundle import Bundle, find_bundle, read_bundle
-from vllama.runtime.llm.llama_context import Kv, gpu_memory
+from vllama.runtime.llm.devices import gpu_memory
+from vllama.runtime.llm.llama_context import Kv
 from vllama.runtime.llm.llm_file import LlmFacts, read_llm_facts
 from vllama.runtime.machine import GpuMemory, Memory, nvidia_memory, physical_cores, read_memory
 from vllama.runtime.placement import suit_gpus

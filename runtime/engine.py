@@ -20,7 +20,8 @@ from .live.live_chat import LiveChat
 from .live.senses import FRAME_RATE, PictureSource, SoundSource
 from .live.watching import YesNo
 from .llm.backbone import MAX_N_CTX, Backbone
-from .llm.llama_context import Kv, gpu_memory
+from .llm.devices import gpu_memory
+from .llm.llama_context import Kv
 from .llm.llm_file import read_llm_facts
 from .llm.prefixes import PrefixStore
 from .machine import physical_cores

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import ctypes
-import functools
 import os
-import sys
 import threading
-from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
@@ -18,25 +15,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vllama.runtime.errors import BackendError, BackendUnavailableError, FileError, MissingFileError, ShapeError
-from vllama.runtime.machine import GpuMemory, read_memory
 from vllama.runtime.types import Float32
 
+from .llama_library import first_error, forget_log, load_library, out_of_memory
 from .llm_file import read_llm_facts
 from .token_table import TokenTable
-
-os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # read when ggml fails a check, which would start a debugger
 
 Rows = NDArray[np.int32] | Float32  # (n,) token ids, or (n, hidden_size) embeds
 Kv = Literal["f32", "f16", "q8_0"]
 UBATCH_CPU = 256  # docs/llm.md has the figures
 UBATCH_GPU = 512  # llama.cpp's own choice
-_ERROR = 4
 _ABORTED = 2
 _GGML_TYPES: dict[Kv, int] = {"f32": 0, "f16": 1, "q8_0": 8}
 _FLASH_ATTENTION_AUTO, _FLASH_ATTENTION_OFF = -1, 0
-_DEVICE_GPU, _DEVICE_INTEGRATED = 1, 2
-_VERSION = "0.3.36"  # its structs and constants change: a field that another version lacks would be set in silence
-_log: deque[str] = deque(maxlen=32)
 
 
 @dataclass(frozen=True)
@@ -80,7 +71,7 @@ class LlamaContext:
     def __init__(self, path: Path, n_ctx: int, how: LlmSettings, cancel: threading.Event) -> None:
         self._path = path
         self._how = how
-        self._lib = _library()
+        self._lib = load_library()
         # A few layers more or fewer on the GPU round as the others do; the CPU rounds differently.
         where = "with the GPU" if how.gpu_layers else "on the CPU"
         self.settings = f"llama-cpp-python {version('llama-cpp-python')}, {how.kv} cache, {where}"
@@ -132,7 +123,7 @@ class LlamaContext:
         Only data whose checksum was verified may come here: llama.cpp trusts its contents.
         """
         self.truncate(0)
-        _log.clear()
+        forget_log()
         pointer = np.ascontiguousarray(data).ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
         if self._lib.llama_state_seq_set_data(self._context, pointer, data.size, 0) == data.size:
             return True
@@ -162,10 +153,10 @@ class LlamaContext:
         else:
             batch.embd = rows.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
         batch.logits = outputs.ctypes.data_as(ctypes.POINTER(ctypes.c_int8))
-        _log.clear()
+        forget_log()
         code = self._lib.llama_decode(self._context, batch)
         if code not in (0, _ABORTED):
-            raise BackendError(f"llama_decode of {len(rows)} positions returned {code}: {_first_error()}; report it")
+            raise BackendError(f"llama_decode of {len(rows)} positions returned {code}: {first_error()}; report it")
         return self._read_logits() if wanted and code == 0 else None
 
     def embeds(self, rows: Rows) -> Float32:
@@ -224,16 +215,16 @@ class LlamaContext:
         params.n_gpu_layers = self._how.gpu_layers
         params.use_extra_bufts = self._how.repack
         model = _load(self._lib, self._path, params)
-        if model is None and self._how.gpu_layers and _out_of_memory():
+        if model is None and self._how.gpu_layers and out_of_memory():
             raise BackendError(self._too_many_layers())
         if model is None:
-            raise FileError(f"{self._path}: llama.cpp cannot load it: {_first_error()}; export the model again")
+            raise FileError(f"{self._path}: llama.cpp cannot load it: {first_error()}; export the model again")
         return model
 
     def _too_many_layers(self) -> str:
         asked = self._how.gpu_layers
         fewer = fewer_layers(min(asked, len(read_llm_facts(self._path).blocks) + 1))
-        return f"the GPU's memory does not hold {asked} layers: {_first_error()}; try --gpu-layers {fewer}"
+        return f"the GPU's memory does not hold {asked} layers: {first_error()}; try --gpu-layers {fewer}"
 
     def _read_model(self) -> None:
         lib, architecture = self._lib, ctypes.create_string_buffer(64)
@@ -258,13 +249,13 @@ class LlamaContext:
         params.offload_kqv = params.op_offload = how.gpu_layers != 0
         params.flash_attn_type = _FLASH_ATTENTION_OFF if how.kv == "f32" else _FLASH_ATTENTION_AUTO
         params.abort_callback = self._abort
-        _log.clear()
+        forget_log()
         context: int | None = self._lib.llama_init_from_model(self._model, params)
-        if context is None and how.gpu_layers and _out_of_memory():
+        if context is None and how.gpu_layers and out_of_memory():
             raise BackendError(self._too_many_layers())
         if context is None:
-            advice = "use --kv f16" if how.kv == "q8_0" and not _out_of_memory() else "use a smaller n_ctx"
-            raise BackendError(f"no context of {n_ctx} positions: {_first_error()}; {advice}")
+            advice = "use --kv f16" if how.kv == "q8_0" and not out_of_memory() else "use a smaller n_ctx"
+            raise BackendError(f"no context of {n_ctx} positions: {first_error()}; {advice}")
         return context
 
     def _read_logits(self) -> Float32:
@@ -282,34 +273,13 @@ def check_model(path: Path) -> None:
         FileError: it cannot be loaded, or a weight is not finite.
         BackendUnavailableError: llama-cpp-python cannot be loaded.
     """
-    lib = _library()
+    lib = load_library()
     params = lib.llama_model_default_params()
     params.n_gpu_layers, params.use_extra_bufts, params.check_tensors = 0, False, True
     model = _load(lib, path, params)
     if model is None:
-        raise FileError(f"{path}: llama.cpp finds it damaged: {_first_error()}; export the model again")
+        raise FileError(f"{path}: llama.cpp finds it damaged: {first_error()}; export the model again")
     lib.llama_model_free(model)
-
-
-def gpu_memory() -> tuple[GpuMemory, ...]:
-    """Of every GPU that llama.cpp would use; empty where it was built for the CPU alone, or cannot be loaded.
-
-    It takes a little of a GPU for itself before it tells.
-    """
-    try:
-        lib = _library()
-    except BackendUnavailableError:
-        return ()
-    if not lib.llama_supports_gpu_offload():
-        return ()
-    found = _devices()
-    own = tuple(gpu for kind, gpu in found if kind == _DEVICE_GPU)
-    if own and sys.platform != "darwin":
-        return own
-    # llama.cpp takes a GPU that shares the memory of the CPU only where there is no other. What such a one says to be
-    # free may be in use.
-    shared, free = own or tuple(gpu for kind, gpu in found if kind == _DEVICE_INTEGRATED), read_memory().free
-    return tuple(replace(gpu, free=min(gpu.free, free), in_ram=True) for gpu in shared)
 
 
 def fewer_layers(refused: int) -> int:
@@ -320,73 +290,6 @@ def fewer_layers(refused: int) -> int:
 def _load(lib: ModuleType, path: Path, params: object) -> int | None:
     if not os.path.isfile(path):
         raise MissingFileError(f"{path}: there is no such file; export the model again")
-    _log.clear()
+    forget_log()
     model: int | None = lib.llama_model_load_from_file(os.fsencode(path), params)
     return model
-
-
-def _devices() -> list[tuple[int, GpuMemory]]:
-    """Every device that ggml knows, the CPU included: its kind, and what it is."""
-    import llama_cpp
-    from llama_cpp._ctypes_extensions import load_shared_library
-    from llama_cpp._ggml import libggml
-
-    # What is asked of one device is in a library of its own: Windows finds nothing of it through another.
-    base = load_shared_library("ggml-base", Path(llama_cpp.__file__).parent / "lib")
-    libggml.ggml_backend_dev_count.restype = ctypes.c_size_t
-    libggml.ggml_backend_dev_get.restype = ctypes.c_void_p
-    base.ggml_backend_dev_description.restype = ctypes.c_char_p
-    devices: list[tuple[int, GpuMemory]] = []
-    for number in range(libggml.ggml_backend_dev_count()):
-        device = ctypes.c_void_p(libggml.ggml_backend_dev_get(ctypes.c_size_t(number)))
-        free, total = ctypes.c_size_t(), ctypes.c_size_t()
-        base.ggml_backend_dev_memory(device, ctypes.byref(free), ctypes.byref(total))
-        name = base.ggml_backend_dev_description(device).decode("utf-8", "replace")
-        devices.append((int(base.ggml_backend_dev_type(device)), GpuMemory(name, total.value, free.value)))
-    return devices
-
-
-@functools.cache
-def _library() -> ModuleType:
-    try:
-        import llama_cpp.llama_cpp as library
-
-        found = version("llama-cpp-python")
-    except ModuleNotFoundError as error:
-        raise BackendUnavailableError(
-            f"llama-cpp-python cannot be loaded: {error}; install it: `pip install llama-cpp-python=={_VERSION}`"
-        ) from error
-    except (ImportError, OSError, RuntimeError, AttributeError) as error:
-        raise BackendUnavailableError(
-            f"llama-cpp-python cannot be loaded: {error}; install what it was built for, such as NVIDIA's driver, or "
-            f"build it again: `pip install --force-reinstall --no-deps --no-cache-dir llama-cpp-python=={_VERSION}`"
-        ) from error
-    if found.partition("+")[0] != _VERSION:  # a build may have a name of its own after it
-        raise BackendUnavailableError(
-            f"llama-cpp-python is {found} and vllama takes {_VERSION}; install that: "
-            f"`pip install llama-cpp-python=={_VERSION}`, for a GPU as in docs/llm.md"
-        )
-    library.llama_log_set(_log_callback(library), None)
-    library.llama_backend_init()
-    return library
-
-
-@functools.cache
-def _log_callback(library: ModuleType) -> object:
-    """Referenced for ever, because llama.cpp may log at any time; nothing reaches stderr."""
-
-    def keep(level: int, text: bytes, _: object) -> None:
-        if level == _ERROR:
-            _log.append(text.decode("utf-8", "replace").strip())
-
-    return library.llama_log_callback(keep)
-
-
-def _first_error() -> str:
-    """The log's most telling line since it was cleared; those after it say that loading failed."""
-    return _log[0] if _log else "it gives no reason"
-
-
-def _out_of_memory() -> bool:
-    """Whether the log since it was cleared tells of memory that could not be had."""
-    return any("alloc" in line or "out of memory" in line for line in _log)

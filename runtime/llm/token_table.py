@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from vllama.runtime.errors import FileError
 from vllama.runtime.types import Float32
 
+from .llama_library import load_ggml_base
 from .llm_file import find_token_table
 
 _F32 = 0
@@ -72,9 +73,6 @@ class TokenTable:
 
 @functools.cache
 def _traits(kind: int) -> Any:
-    import llama_cpp
-    from llama_cpp._ctypes_extensions import load_shared_library
-
-    base = load_shared_library("ggml-base", Path(llama_cpp.__file__).parent / "lib")
+    base = load_ggml_base()
     base.ggml_get_type_traits.restype = ctypes.POINTER(_TypeTraits)
     return base.ggml_get_type_traits(kind).contents

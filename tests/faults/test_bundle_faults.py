@@ -16,7 +16,8 @@ from vllama.runtime.backend_onnx import OnnxBackend
 from vllama.runtime.bundle import find_bundle, shipped_bundle
 from vllama.runtime.cache.catalogue import find_entries, list_entries
 from vllama.runtime.errors import FileError
-from vllama.runtime.llm.llama_context import check_model, gpu_memory
+from vllama.runtime.llm.devices import gpu_memory
+from vllama.runtime.llm.llama_context import check_model
 from vllama.runtime.spec import WeightFile
 from vllama.runtime.speech.transcribe import Transcriber
 

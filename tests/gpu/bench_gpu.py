@@ -42,7 +42,7 @@ from vllama.runtime.benchmark.flops import frame_flops
 from vllama.runtime.bundle import SCHEMA, Bundle, Manifest, find_bundle, open_bundle
 from vllama.runtime.errors import VllamaError
 from vllama.runtime.gpus import Gpu, find_gpus
-from vllama.runtime.llm.llama_context import gpu_memory
+from vllama.runtime.llm.devices import gpu_memory
 from vllama.runtime.llm.llm_file import read_llm_facts
 from vllama.runtime.machine import nvidia_memory
 from vllama.runtime.placement import Placement

@@ -17,7 +17,7 @@ from vllama.runtime import Engine, Usage
 from vllama.runtime.bundle import shipped_bundle
 from vllama.runtime.engine import GpuLayers
 from vllama.runtime.llm.backbone import Backbone
-from vllama.runtime.llm.llama_context import gpu_memory
+from vllama.runtime.llm.devices import gpu_memory
 from vllama.runtime.question_set import KnownAnswer, read_questions
 from vllama.runtime.spec import ModelSpec
 from vllama.runtime.types import Embeds

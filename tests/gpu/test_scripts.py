@@ -23,7 +23,7 @@ from vllama.export.graphs import empty_graph
 from vllama.runtime.bundle import open_bundle, shipped_bundle
 from vllama.runtime.errors import BackendError, BackendUnavailableError, FileError, SpecError, VllamaError
 from vllama.runtime.gpus import Gpu
-from vllama.runtime.llm.llama_context import gpu_memory
+from vllama.runtime.llm.devices import gpu_memory
 from vllama.runtime.spec import find_spec
 
 H200 = Gpu(0, "NVIDIA H200", "9.0", 141 << 30)

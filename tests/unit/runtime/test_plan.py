@@ -84,8 +84,8 @@ def _buffers(path: Path, n_ctx: int, kv: Kv) -> dict[str, float]:
 import json, re, threading
 from pathlib import Path
 import llama_cpp.llama_cpp as library
-from vllama.runtime.llm import llama_context
-opened = llama_context._library()
+from vllama.runtime.llm import llama_context, llama_library
+opened = llama_library.load_library()
 found = {{}}
 def keep(level, text, _):
     if size := re.search(rb"(model|KV|compute) buffer size = +([0-9.]+) MiB", text):

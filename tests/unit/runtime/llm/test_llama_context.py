@@ -1,13 +1,7 @@
 from __future__ import annotations
 
-import ctypes
-import os
-import shutil
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
-from importlib.metadata import requires
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +11,8 @@ import pytest
 from vllama.export.llama import open_llama
 from vllama.export.to_gguf import to_gguf
 from vllama.runtime.bundle import shipped_bundle
-from vllama.runtime.errors import BackendError, BackendUnavailableError
-from vllama.runtime.llm import llama_context
-from vllama.runtime.llm.llama_context import LlamaContext, LlmSettings, _devices, fewer_layers, gpu_memory
-from vllama.runtime.machine import GpuMemory, Memory
+from vllama.runtime.errors import BackendError
+from vllama.runtime.llm.llama_context import LlamaContext, LlmSettings, fewer_layers
 from vllama.runtime.spec import ModelSpec
 
 TOKENS = np.arange(300, 340, dtype=np.int32)
@@ -118,89 +110,6 @@ def test_another_number_of_rows_at_once_and_repacked_weights_give_the_same_logit
     np.testing.assert_allclose(found[2], found[0], atol=2e-2)
 
 
-def test_the_devices_of_llama_cpp_tell_their_memory() -> None:
-    assert all(memory.name and 0 < memory.free <= memory.total for _, memory in _devices())
-    assert len(_devices()) >= 1  # the CPU, at least
-    assert len(gpu_memory()) < len(_devices())  # which is no GPU
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="links as Linux does")
-def test_a_library_that_a_build_needs_and_is_not_there_is_named(tmp_path: Path) -> None:
-    compiler = shutil.which("cc") or shutil.which("g++")
-    if compiler is None:
-        pytest.skip("compiles a llama.cpp of its own")
-    (tmp_path / "empty.c").touch()
-    driver, build = tmp_path / "driver.so", tmp_path / "libllama.so"
-    shared = [compiler, "-shared", "-fPIC", "-x", "c", tmp_path / "empty.c", "-x", "none"]
-    subprocess.run([*shared, "-Wl,-soname,libno-such-driver.so.1", "-o", driver], check=True)
-    subprocess.run([*shared, "-Wl,--no-as-needed", driver, "-o", build], check=True)
-    code = f"from vllama.runtime.llm.llama_context import check_model; check_model({str(tmp_path / 'a.gguf')!r})"
-    environment = {**os.environ, "LLAMA_CPP_LIB_PATH": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
-    last = done.stderr.splitlines()[-1]
-    assert "libno-such-driver.so.1: cannot open shared object file" in last, done.stderr
-    assert "; install what it was built for, such as NVIDIA's driver, or build it again: `pip install --force" in last
-
-
-CARD, INSIDE = GpuMemory("a card", 8, 6), GpuMemory("inside the processor", 16, 14)
-
-
-@pytest.mark.parametrize(
-    ("devices", "system", "found"),
-    [
-        ([(0, GpuMemory("CPU", 32, 9))], "linux", ()),
-        ([(2, INSIDE), (1, CARD)], "linux", (CARD,)),
-        ([(2, INSIDE)], "linux", (GpuMemory(INSIDE.name, 16, 9, in_ram=True),)),
-        ([(1, CARD)], "darwin", (GpuMemory(CARD.name, 8, 6, in_ram=True),)),
-    ],
-)
-def test_memory_of_a_gpu_is_its_own_or_what_is_free_of_the_machines(
-    devices: list[tuple[int, GpuMemory]], system: str, found: tuple[GpuMemory, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from llama_cpp import llama_cpp as library
-
-    monkeypatch.setattr(library, "llama_supports_gpu_offload", lambda: True)
-    monkeypatch.setattr(llama_context, "_devices", lambda: devices)
-    monkeypatch.setattr(llama_context, "read_memory", lambda: Memory(32, 9))
-    monkeypatch.setattr(sys, "platform", system)
-    assert gpu_memory() == found
-
-
-class FileOf(ctypes.Structure):
-    """Dl_info of dlfcn.h."""
-
-    _fields_ = (
-        ("file", ctypes.c_char_p),
-        ("base", ctypes.c_void_p),
-        ("name", ctypes.c_char_p),
-        ("address", ctypes.c_void_p),
-    )
-
-
-class Strict:
-    """A library that finds what is in itself alone, as on Windows."""
-
-    def __init__(self, library: ctypes.CDLL) -> None:
-        self.library = library
-
-    def __getattr__(self, name: str) -> Any:
-        function, found = getattr(self.library, name), FileOf()
-        assert ctypes.CDLL(None).dladdr(ctypes.cast(function, ctypes.c_void_p), ctypes.byref(found))
-        if not Path(os.fsdecode(found.file)).samefile(self.library._name):
-            raise AttributeError(f"{name} is in {found.file!r}, not in {self.library._name}")
-        return function
-
-
-@pytest.mark.skipif(os.name == "nt", reason="there every library is strict")
-def test_the_devices_are_asked_of_the_library_that_knows_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    from llama_cpp import _ctypes_extensions, _ggml
-
-    load = _ctypes_extensions.load_shared_library
-    monkeypatch.setattr(_ggml, "libggml", Strict(_ggml.libggml))
-    monkeypatch.setattr(_ctypes_extensions, "load_shared_library", lambda name, folder: Strict(load(name, folder)))
-    assert _devices()
-
-
 @pytest.mark.parametrize("layers", [0, 1])
 def test_without_layers_there_a_gpu_gets_no_work(
     layers: int, path: Path, cancel: threading.Event, monkeypatch: pytest.MonkeyPatch
@@ -224,15 +133,3 @@ def test_without_layers_there_a_gpu_gets_no_work(
 @pytest.mark.parametrize(("refused", "fewer"), [(33, 24), (24, 18), (2, 1), (1, 0)])
 def test_where_a_gpu_is_too_small_three_quarters_are_tried(refused: int, fewer: int) -> None:
     assert fewer_layers(refused) == fewer
-
-
-def test_another_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    (pinned,) = (each for each in requires("vllama") or () if each.startswith("llama-cpp-python"))
-    assert pinned == f"llama-cpp-python=={llama_context._VERSION}"
-    monkeypatch.setattr(llama_context, "version", lambda name: f"{llama_context._VERSION}+cu130")
-    assert llama_context._library.__wrapped__() is llama_context._library()
-    monkeypatch.setattr(llama_context, "version", lambda name: "0.4.0")
-    with pytest.raises(
-        BackendUnavailableError, match=r"is 0\.4\.0 and vllama takes 0\.3\.36; install that: `pip install"
-    ):
-        llama_context._library.__wrapped__()
