@@ -10,7 +10,8 @@ import numpy as np
 
 from vllama.runtime.bundle import Bundle, FidelityRow
 from vllama.runtime.encoders import Encoders
-from vllama.runtime.llm.backbone import Backbone, Key
+from vllama.runtime.llm.backbone import Backbone
+from vllama.runtime.llm.rows import Key
 from vllama.runtime.pixels import timestamps
 from vllama.runtime.prompt import Media, Piece, Turn, build_prompt
 from vllama.runtime.spec import ModelSpec, Sampling

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import threading
 import time
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, TypeVar
@@ -24,9 +22,9 @@ from vllama.runtime.spec import Sampling
 from vllama.runtime.types import Embeds, Float32
 
 from .llama_context import Kv, LlamaContext, LlmSettings, Rows
+from .rows import Key, batch_of, common, keys_of, runs_of
 from .sampler import Sampler
 
-Key = int | tuple[bytes, int]  # what a cached position was decoded from: a token, or a row of hashed embeds
 _T = TypeVar("_T")
 MAX_N_CTX = 1 << 20  # far beyond it llama.cpp works for many seconds before it finds that memory is short
 _WAKE_SECONDS = 0.2  # waiting without a limit would keep Ctrl-C out on Windows
@@ -181,7 +179,7 @@ class Backbone:
         Raises:
             ShapeError: a segment does not fit the model.
         """
-        return [key for rows in self._runs(segments) for key in _keys(rows)]
+        return [key for rows in runs_of(segments, self._llama) for key in keys_of(rows)]
 
     def cached(self, segments: Sequence[list[int] | Embeds]) -> int:
         """How many positions of a prompt, from its start, are in the KV cache, or will be when it is read ahead.
@@ -193,7 +191,7 @@ class Backbone:
         if self._reads_of(keys):
             return len(self._ahead_keys)
         self._stop_ahead()
-        return _common(self._cached, keys)
+        return common(self._cached, keys)
 
     @property
     def reads_ahead(self) -> bool:
@@ -303,11 +301,11 @@ class Backbone:
     def _reads_of(self, keys: Sequence[Key]) -> bool:
         """Whether what is being read ahead is what a prompt begins with: to stop it would cost a batch."""
         goes_on = self.reads_ahead and not self._cancel.is_set()
-        return goes_on and _common(self._ahead_keys, keys) == len(self._ahead_keys)
+        return goes_on and common(self._ahead_keys, keys) == len(self._ahead_keys)
 
     def _checked(self, segments: Sequence[list[int] | Embeds]) -> tuple[list[Rows], list[Key]]:
-        runs = self._runs(segments)
-        keys = [key for rows in runs for key in _keys(rows)]
+        runs = runs_of(segments, self._llama)
+        keys = [key for rows in runs for key in keys_of(rows)]
         if not keys:
             raise ShapeError("the prompt is empty; give at least one token")
         if len(keys) >= self.n_ctx:
@@ -318,46 +316,20 @@ class Backbone:
             )
         return runs, keys
 
-    def _runs(self, segments: Sequence[list[int] | Embeds]) -> list[Rows]:
-        """Arrays to decode; tokens that follow each other become one."""
-        runs: list[Rows] = []
-        for is_tokens, run in groupby(segments, key=lambda segment: isinstance(segment, list)):
-            if is_tokens:
-                ids = np.array([token for segment in run if isinstance(segment, list) for token in segment], np.int64)
-                self._llama.check_tokens(ids)
-                runs.append(ids.astype(np.int32))
-            else:
-                embeds = [segment.data for segment in run if isinstance(segment, Embeds)]
-                for data in embeds:
-                    self._llama.check_embeds(data)
-                runs += embeds
-        return runs
-
     def _prefill(self, runs: Sequence[Rows], keys: Sequence[Key], after: Future[int] | None = None) -> int:
         """after: what the worker did before, whose failure is this one's."""
         if after is not None:
             after.result()
-        kept = min(_common(self._cached, keys), len(keys) - 1)  # the last position is decoded for its logits
+        kept = min(common(self._cached, keys), len(keys) - 1)  # the last position is decoded for its logits
         self._logits = None
         self._llama.truncate(kept)
         del self._cached[kept:]
         for first in range(kept, len(keys), self._llama.n_batch):
             last = min(first + self._llama.n_batch, len(keys))
-            rows = self._batch(runs, first, last)
+            rows = batch_of(runs, first, last, self._llama)
             if not self._decode(rows, keys[first:last], wanted=last == len(keys)):
                 break
         return len(self._cached) - kept
-
-    def _batch(self, runs: Sequence[Rows], first: int, last: int) -> Rows:
-        """Those positions of a prompt: tokens if all are, else embeds, for the larger batch is the faster."""
-        parts, end = list[Rows](), 0
-        for rows in runs:
-            start, end = end, end + len(rows)
-            if max(first, start) < min(last, end):
-                parts.append(rows[max(first - start, 0) : last - start])
-        if len(parts) == 1:
-            return parts[0]
-        return np.concatenate([self._llama.embeds(part) for part in parts])
 
     def _generate(self, sampler: Sampler, max_tokens: int, prompt: int) -> Generator[int, None, None]:
         self.finish = "cancelled"
@@ -408,16 +380,3 @@ class Backbone:
             wait([future])
             raise
         return future.result()
-
-
-def _keys(rows: Rows) -> list[Key]:
-    if rows.ndim == 1:
-        return [int(token) for token in rows]
-    digest = hashlib.blake2b(rows.data, digest_size=16).digest()
-    return [(digest, row) for row in range(len(rows))]
-
-
-def _common(old: Sequence[Key], new: Sequence[Key]) -> int:
-    """How many keys both begin with."""
-    length = min(len(old), len(new))
-    return next((i for i in range(length) if old[i] != new[i]), length)

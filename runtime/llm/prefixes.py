@@ -16,7 +16,8 @@ from safetensors.numpy import save_file
 from vllama.runtime.errors import FileError
 from vllama.runtime.files import replace_file
 
-from .backbone import Key, KvPrefix
+from .backbone import KvPrefix
+from .rows import Key
 
 _SCHEMA = "1"
 _MOST_BYTES = 2_000_000_000  # of all of them: 40 that a 7B read of a clip
