@@ -13,9 +13,9 @@ from sentencepiece import SentencePieceProcessor
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vllama.export.graphs import AudioGraph, VideoGraph
 from vllama.runtime.spec import ModelSpec
 
+from ..graphs import AudioGraph, VideoGraph
 from . import stage
 from .cache import Features, Strange
 from .lines import audio_tokens, foreign_tokens, picture_line, tokens_of, video_line

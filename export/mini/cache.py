@@ -13,9 +13,9 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 
-from vllama.export.graphs import ClipsGraph, FramesGraph
 from vllama.runtime.spec import ModelSpec
 
+from ..graphs import ClipsGraph, FramesGraph
 from .camera import film
 from .clips import fbanks_of, frames_of, in_order, sound_of
 from .sampler import sample_clip

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vllama.export.graphs import ClipsGraph
-from vllama.export.imagebind import Block, Preprocessor, Trunk
 from vllama.runtime.spec import AudioSpec, ModelSpec
 
+from ..graphs import ClipsGraph
+from ..imagebind import Block, Preprocessor, Trunk
 from . import stage
 from .mel import batched_fbank
 from .sound import floor_noise, loudness, synthesise

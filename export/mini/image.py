@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vllama.export.eva_vit import Block
-from vllama.export.graphs import FramesGraph
 from vllama.runtime.spec import ModelSpec
 
+from ..eva_vit import Block
+from ..graphs import FramesGraph
 from . import stage
 from .camera import film, mirror
 from .scenes import PATCH, SIDE, Scenes, random_scenes

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vllama.export.graphs import ClipsGraph, FramesGraph
 from vllama.runtime.spec import ModelSpec
 
+from ..graphs import ClipsGraph, FramesGraph
 from .branches import Branches
 from .llama import Llama, write_hf
 

@@ -17,22 +17,21 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from vllama.runtime.bundle import open_bundle
-from vllama.runtime.chat import Chat
-from vllama.runtime.engine import Engine, GpuLayers
-from vllama.runtime.errors import DiskFullError, FileError
-from vllama.runtime.files import is_disk_full
-from vllama.runtime.llm.backbone import Backbone
-from vllama.runtime.llm.llama_context import Kv
-from vllama.runtime.llm.llm_file import read_llm_facts
-from vllama.runtime.machine import peak_bytes
-from vllama.runtime.media import probe, read_frames
-from vllama.runtime.placement import place
-from vllama.runtime.plan import kv_bytes
-from vllama.runtime.spec import ModelSpec
-from vllama.runtime.timeline import Timeline
-from vllama.runtime.types import Float32, Frame, Samples
-
+from ..bundle import open_bundle
+from ..chat import Chat
+from ..engine import Engine, GpuLayers
+from ..errors import DiskFullError, FileError
+from ..files import is_disk_full
+from ..llm.backbone import Backbone
+from ..llm.llama_context import Kv
+from ..llm.llm_file import read_llm_facts
+from ..machine import peak_bytes
+from ..media import probe, read_frames
+from ..placement import place
+from ..plan import kv_bytes
+from ..spec import ModelSpec
+from ..timeline import Timeline
+from ..types import Float32, Frame, Samples
 from .flops import audio_flops, clip_flops, frame_flops, video_flops
 from .limits import Limits, measure_limits
 from .own_process import Say, in_own_process

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vllama.runtime.spec import AudioEncoder, AudioSpec, Qformer, VideoSpec
+from ..spec import AudioEncoder, AudioSpec, Qformer, VideoSpec
 
 
 def frame_flops(spec: VideoSpec) -> int:

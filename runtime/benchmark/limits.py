@@ -13,8 +13,8 @@ from typing import Literal
 
 import numpy as np
 
-from vllama.runtime.backend import open_backend
-from vllama.runtime.machine import read_sysctl
+from ..backend import open_backend
+from ..machine import read_sysctl
 
 Kind = Literal["fp32", "int8"]
 _ROWS, _SHARED, _COLUMNS = 512, 2048, 4096  # of the product: beyond all caches, and its input is a small part of it

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 from typing import TypeVar
 
-from vllama.runtime.errors import BackendError, VllamaError
+from ..errors import BackendError, VllamaError
 
 Say = Callable[[str], None]
 _T = TypeVar("_T")

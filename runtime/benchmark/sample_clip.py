@@ -9,7 +9,7 @@ import av
 import numpy as np
 from av.codec.codec import UnknownCodecError
 
-from vllama.runtime.errors import BackendUnavailableError
+from ..errors import BackendUnavailableError
 
 WIDTH, HEIGHT, RATE = 640, 360, 25
 _SOUND_RATE = 48_000

@@ -8,10 +8,9 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from vllama.runtime.errors import FileError, SpecError
-from vllama.runtime.files import replace_file
-from vllama.runtime.lock import locked
-
+from ..errors import FileError, SpecError
+from ..files import replace_file
+from ..lock import locked
 from .content import identify, is_unchanged, recall
 from .saved import ABOUT, About, files, read_about, read_saved, reading, timelines_dir
 from .store import LOCK

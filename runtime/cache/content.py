@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISREG
 
-from vllama.runtime.bundle import cache_dir, hash_file
-from vllama.runtime.errors import MediaError, MissingFileError
-from vllama.runtime.files import write_whole
+from ..bundle import cache_dir, hash_file
+from ..errors import MediaError, MissingFileError
+from ..files import write_whole
 
 _SETTLED_NS = 2_000_000_000  # a file changed later than that before it was hashed may change again unseen
 

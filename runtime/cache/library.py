@@ -11,17 +11,16 @@ from pathlib import Path
 
 from numpy.typing import DTypeLike
 
-from vllama.runtime.bundle import Bundle
-from vllama.runtime.encoders import Encoders
-from vllama.runtime.errors import FileError, MediaError
-from vllama.runtime.indexing import Need, encode_missing, find_missing, is_covered
-from vllama.runtime.media import MediaInfo, probe
-from vllama.runtime.memory import Memory
-from vllama.runtime.remembered import read_remembered, start_memory
-from vllama.runtime.spec import ModelSpec
-from vllama.runtime.timeline import Timeline
-from vllama.runtime.times import check_span
-
+from ..bundle import Bundle
+from ..encoders import Encoders
+from ..errors import FileError, MediaError
+from ..indexing import Need, encode_missing, find_missing, is_covered
+from ..media import MediaInfo, probe
+from ..memory import Memory
+from ..remembered import read_remembered, start_memory
+from ..spec import ModelSpec
+from ..timeline import Timeline
+from ..times import check_span
 from .content import Content, identify
 from .saved import About, Saved
 from .saver import Note, Saver, remembered_of

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from vllama.runtime.bundle import cache_dir
-from vllama.runtime.chunk import Chunk, open_chunk
-from vllama.runtime.errors import FileError
-from vllama.runtime.timeline import ClipFeature, FrameFeature, Timeline
+from ..bundle import cache_dir
+from ..chunk import Chunk, open_chunk
+from ..errors import FileError
+from ..timeline import ClipFeature, FrameFeature, Timeline
 
 SCHEMA = 3
 ABOUT = "about.json"

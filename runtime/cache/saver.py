@@ -5,14 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from vllama.runtime.bundle import Bundle
-from vllama.runtime.encoders import Encoders
-from vllama.runtime.errors import FileError, MediaError
-from vllama.runtime.indexing import Need
-from vllama.runtime.memory import Memory
-from vllama.runtime.remembered import remembered, write_remembered
-from vllama.runtime.timeline import ClipFeature, FrameFeature, Timeline
-
+from ..bundle import Bundle
+from ..encoders import Encoders
+from ..errors import FileError, MediaError
+from ..indexing import Need
+from ..memory import Memory
+from ..remembered import remembered, write_remembered
+from ..timeline import ClipFeature, FrameFeature, Timeline
 from .content import Content
 from .saved import SCHEMA, About, Rows, Saved, share
 from .store import Store

@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vllama.runtime.chunk import Chunk, open_chunk, write_arrays, write_merged
-from vllama.runtime.errors import DiskFullError, FileError
-from vllama.runtime.files import is_disk_full, write_whole
-from vllama.runtime.lock import locked
-from vllama.runtime.timeline import ClipFeature, FrameFeature
-
+from ..chunk import Chunk, open_chunk, write_arrays, write_merged
+from ..errors import DiskFullError, FileError
+from ..files import is_disk_full, write_whole
+from ..lock import locked
+from ..timeline import ClipFeature, FrameFeature
 from .saved import ABOUT, MORE_FILES, SCHEMA, About, Rows, Saved, files, intact, read_saved, rows, timeline_folder
 
 LOCK = "lock"

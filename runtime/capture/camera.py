@@ -9,10 +9,9 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from vllama.runtime.errors import DeviceError
-from vllama.runtime.media import Stretcher
-from vllama.runtime.types import Frame
-
+from ..errors import DeviceError
+from ..media import Stretcher
+from ..types import Frame
 from .cameras import find_video
 from .clock import Clock
 from .source import Source

@@ -10,9 +10,8 @@ from itertools import takewhile
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from vllama.runtime.errors import DeviceError, MediaError
-from vllama.runtime.media import probe
-
+from ..errors import DeviceError, MediaError
+from ..media import probe
 from .reach import SCHEMES, without_password
 from .video_source import VideoSource, opens
 

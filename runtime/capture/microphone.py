@@ -5,10 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from vllama.runtime.errors import DeviceError
-from vllama.runtime.resample import Resampler
-from vllama.runtime.types import Samples
-
+from ..errors import DeviceError
+from ..resample import Resampler
+from ..types import Samples
 from .clock import Clock
 from .microphones import LOOPBACK, find_sound
 from .sound_ring import SampleClock, SoundRing

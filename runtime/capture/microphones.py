@@ -9,8 +9,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 
-from vllama.runtime.errors import DeviceError
-
+from ..errors import DeviceError
 from .sound_source import SoundDevice, SoundSource, list_devices
 
 LOOPBACK = "loopback"

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from urllib.parse import SplitResult, quote, urlsplit
 from urllib.request import getproxies
 
-from vllama.runtime.errors import DeviceError
+from ..errors import DeviceError
 
 # The schemes that FFmpeg plays live, and their ports; 0: none of its own, or no connection is made.
 SCHEMES = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443, "rtmp": 1935, "tcp": 0, "udp": 0, "rtp": 0, "srt": 0}

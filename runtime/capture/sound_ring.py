@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from vllama.runtime.types import Float32
+from ..types import Float32
 
 _DRIFT_BUCKETS, _BUCKET_SECONDS = 10, 1.0  # over which the least delay counts
 _LOSS_SECONDS = 0.1  # a whole bucket that comes so much later than it should has lost samples before it

@@ -16,9 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from vllama.runtime.errors import DeviceError
-from vllama.runtime.types import Float32
-
+from ..errors import DeviceError
+from ..types import Float32
 from .clock import Clock
 
 _LATENCY = 0.1  # seconds that PortAudio keeps, in case nobody comes for them

@@ -9,8 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from vllama.runtime.errors import DeviceError
-
+from ..errors import DeviceError
 from .clock import Clock
 
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 10.0  # seconds until a lost source is tried again, doubling

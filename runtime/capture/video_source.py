@@ -14,8 +14,7 @@ from urllib.parse import urlsplit
 import numpy as np
 from numpy.typing import NDArray
 
-from vllama.runtime.errors import DeviceError
-
+from ..errors import DeviceError
 from .reach import check_address, refusal
 from .source import EndedError
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from datetime import datetime, time, timedelta
 
-from vllama.runtime.capture.clock import Clock
-from vllama.runtime.errors import SpecError
-from vllama.runtime.times import make_span
-from vllama.runtime.types import Span
+from ..capture.clock import Clock
+from ..errors import SpecError
+from ..times import make_span
+from ..types import Span
 
 _TIME = re.compile(r"(\d{1,2}):(\d{2})(?::(\d{2}))?")
 _AROUND_SECONDS = 5.0  # before and after a time that is given to the second

@@ -14,14 +14,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from vllama.runtime.capture.clock import Clock
-from vllama.runtime.capture.source import SourceStatus
-from vllama.runtime.encoders import Encoders
-from vllama.runtime.errors import VllamaError
-from vllama.runtime.spec import ModelSpec
-from vllama.runtime.timeline import ClipFeature, FrameFeature, Timeline
-from vllama.runtime.types import Span
-
+from ..capture.clock import Clock
+from ..capture.source import SourceStatus
+from ..encoders import Encoders
+from ..errors import VllamaError
+from ..spec import ModelSpec
+from ..timeline import ClipFeature, FrameFeature, Timeline
+from ..types import Span
 from .senses import Hearing, LiveSource, PictureSource, Seeing, SoundSource
 
 Sense = Literal["camera", "microphone"]

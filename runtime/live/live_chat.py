@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, replace
 
-from vllama.runtime.chat import Chat, Segments
-from vllama.runtime.errors import MediaError
-from vllama.runtime.prompt import Media, Turn, build_prompt
-from vllama.runtime.types import Span
-from vllama.runtime.view import Long, View
+from ..chat import Chat, Segments
+from ..errors import MediaError
+from ..prompt import Media, Turn, build_prompt
+from ..types import Span
+from ..view import Long, View
 
 _TURNS = 1  # that are remembered, see `LiveChat`
 _FRESH_SECONDS = 1.5

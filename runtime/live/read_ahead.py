@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
 
-from vllama.runtime.errors import VllamaError
-from vllama.runtime.view import Long
-
+from ..errors import VllamaError
+from ..view import Long
 from .live_chat import LiveChat
 
 _TICK_SECONDS = 0.1

@@ -12,14 +12,13 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from vllama.runtime.capture.clock import Clock
-from vllama.runtime.capture.source import SourceStatus
-from vllama.runtime.change import Repeats
-from vllama.runtime.encoders import Encoders
-from vllama.runtime.spec import AudioSpec
-from vllama.runtime.timeline import ClipFeature, FrameFeature
-from vllama.runtime.types import Frame, Samples
-
+from ..capture.clock import Clock
+from ..capture.source import SourceStatus
+from ..change import Repeats
+from ..encoders import Encoders
+from ..spec import AudioSpec
+from ..timeline import ClipFeature, FrameFeature
+from ..types import Frame, Samples
 from .pace import Pace
 
 FRAME_RATE = 1000.0  # of a live timeline: the number of a picture is its time in milliseconds

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vllama.runtime.answer import AnswerStream
-from vllama.runtime.encoders import Encoders
-from vllama.runtime.errors import SpecError
-from vllama.runtime.llm.backbone import Backbone
-from vllama.runtime.prompt import Turn, build_prompt
-from vllama.runtime.spec import ModelSpec, Sampling
-from vllama.runtime.timeline import Timeline
-from vllama.runtime.types import Float32, Span
-from vllama.runtime.view import Viewer
+from ..answer import AnswerStream
+from ..encoders import Encoders
+from ..errors import SpecError
+from ..llm.backbone import Backbone
+from ..prompt import Turn, build_prompt
+from ..spec import ModelSpec, Sampling
+from ..timeline import Timeline
+from ..types import Float32, Span
+from ..view import Viewer
 
 _DECIDED = 0.5  # of the probability has to lie on yes and no together
 _MOST_TOKENS = 48

@@ -15,12 +15,11 @@ from typing import Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from vllama.runtime.errors import BackendError, ContextOverflowError, ShapeError, SpecError
-from vllama.runtime.machine import physical_cores
-from vllama.runtime.prompt import ControlToken, Piece
-from vllama.runtime.spec import Sampling
-from vllama.runtime.types import Embeds, Float32
-
+from ..errors import BackendError, ContextOverflowError, ShapeError, SpecError
+from ..machine import physical_cores
+from ..prompt import ControlToken, Piece
+from ..spec import Sampling
+from ..types import Embeds, Float32
 from .llama_context import Kv, LlamaContext, LlmSettings, Rows
 from .rows import Key, batch_of, common, keys_of, runs_of
 from .sampler import Sampler

@@ -6,9 +6,8 @@ import ctypes
 import sys
 from dataclasses import replace
 
-from vllama.runtime.errors import BackendUnavailableError
-from vllama.runtime.machine import GpuMemory, read_memory
-
+from ..errors import BackendUnavailableError
+from ..machine import GpuMemory, read_memory
 from .llama_library import load_ggml_base, load_library
 
 _GPU, _INTEGRATED = 1, 2  # ggml_backend_dev_type

@@ -14,9 +14,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from vllama.runtime.errors import BackendError, BackendUnavailableError, FileError, MissingFileError, ShapeError
-from vllama.runtime.types import Float32
-
+from ..errors import BackendError, BackendUnavailableError, FileError, MissingFileError, ShapeError
+from ..types import Float32
 from .llama_library import first_error, forget_log, load_library, out_of_memory
 from .llm_file import read_llm_facts
 from .token_table import TokenTable

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 
-from vllama.runtime.errors import BackendUnavailableError
+from ..errors import BackendUnavailableError
 
 os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # read when ggml fails a check, which would start a debugger
 

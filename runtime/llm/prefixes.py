@@ -13,9 +13,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from vllama.runtime.errors import FileError
-from vllama.runtime.files import replace_file
-
+from ..errors import FileError
+from ..files import replace_file
 from .backbone import KvPrefix
 from .rows import Key
 

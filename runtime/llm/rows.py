@@ -8,8 +8,7 @@ from itertools import groupby
 
 import numpy as np
 
-from vllama.runtime.types import Embeds
-
+from ..types import Embeds
 from .llama_context import LlamaContext, Rows
 
 Key = int | tuple[bytes, int]  # of a position: a token, or a row of hashed embeds

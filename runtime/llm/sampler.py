@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vllama.runtime.errors import SpecError
-from vllama.runtime.spec import Sampling
-from vllama.runtime.types import Float32
+from ..errors import SpecError
+from ..spec import Sampling
+from ..types import Float32
 
 _GREEDY_BELOW = 1e-5  # of temperature: far below it the division overflows
 

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vllama.runtime.errors import FileError
-from vllama.runtime.types import Float32
-
+from ..errors import FileError
+from ..types import Float32
 from .llama_library import load_ggml_base
 from .llm_file import find_token_table
 

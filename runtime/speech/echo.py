@@ -7,7 +7,7 @@ from statistics import median
 
 import numpy as np
 
-from vllama.runtime.types import Float32
+from ..types import Float32
 
 _SMOOTH = 15  # windows, half a second: the median over them passes over a clap, and the pauses between syllables
 _LEAST = 20  # windows of the voice

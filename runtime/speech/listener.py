@@ -11,10 +11,9 @@ from types import TracebackType
 
 import numpy as np
 
-from vllama.runtime.errors import MediaError, VllamaError
-from vllama.runtime.live.senses import SoundSource
-from vllama.runtime.types import Float32, Samples
-
+from ..errors import MediaError, VllamaError
+from ..live.senses import SoundSource
+from ..types import Float32, Samples
 from .echo import Echo
 from .transcribe import Transcriber
 from .utterances import RULES, Rules, Utterances

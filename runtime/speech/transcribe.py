@@ -7,10 +7,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from vllama.runtime.errors import BackendError, BackendUnavailableError, FileError, MissingFileError, SpecError
-from vllama.runtime.files import check_permission
-from vllama.runtime.types import Float32
-
+from ..errors import BackendError, BackendUnavailableError, FileError, MissingFileError, SpecError
+from ..files import check_permission
+from ..types import Float32
 from .voice_activity import INSTALL
 
 if TYPE_CHECKING:

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vllama.runtime.types import Float32, Samples
-
+from ..types import Float32, Samples
 from .voice_activity import SAMPLE_RATE, WINDOW
 
 _PAUSE = 3  # windows of silence where an utterance that is too long may be cut

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from vllama.runtime.backend import Backend, open_backend
-from vllama.runtime.errors import BackendUnavailableError, FileError
-from vllama.runtime.types import Float32
+from ..backend import Backend, open_backend
+from ..errors import BackendUnavailableError, FileError
+from ..types import Float32
 
 SAMPLE_RATE = 16000  # Hz, the only one that these weights are for
 WINDOW = 512  # samples
