@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import signal
 import subprocess
 import sys
 import time
@@ -12,19 +11,21 @@ from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
 
+import psutil
+
 from vllama.runtime import SpecError
 
 _MOST = 4  # at once
 _LEAVE_SECONDS = 2.0  # for those that run when it ends
 _END_SECONDS = 1.0  # for those that were told to end
+_OUT_OF_REACH = (psutil.NoSuchProcess, psutil.AccessDenied)  # it has ended, or belongs to another user
 
 
 class Command:
     """Starts it each time, does not wait for it, and says what failed.
 
     It is split into words as a shell would, but no shell runs it: variables, pipes and `&&` need one, `sh -c '...'`.
-    What it prints goes to stderr; it has no input. Except on Windows it is a group of its own, which Ctrl-C does not
-    reach; `close` ends those that still run, with what they started.
+    What it prints goes to stderr; it has no input.
 
     Args:
         text: None: there is none, and nothing happens.
@@ -56,9 +57,8 @@ class Command:
             return
         try:
             process = subprocess.Popen(
-                self._words, stdin=subprocess.DEVNULL, stdout=sys.stderr, env={**os.environ, **variables},
-                process_group=None if os.name == "nt" else 0,
-            )  # fmt: skip
+                self._words, stdin=subprocess.DEVNULL, stdout=sys.stderr, env={**os.environ, **variables}
+            )
         except (OSError, ValueError) as error:
             self._note(f"{self._text} cannot be run: {error}; the watch goes on")
             return
@@ -72,13 +72,19 @@ class Command:
                 self._note(f"{self._text} ended with {process.returncode}; the watch goes on")
 
     def close(self) -> None:
-        """Leave what still runs a moment, then end it."""
-        told = self._left(_LEAVE_SECONDS)
-        for process in told:
-            _end(process, now=False)
+        """Leave what still runs a moment, then end it with what it started."""
+        left = self._left(_LEAVE_SECONDS)
+        family: list[subprocess.Popen[bytes] | psutil.Process] = list(left)
+        for process in left:
+            family += _started_by(process.pid)
+        for each in family:
+            with suppress(*_OUT_OF_REACH):
+                each.terminate()
         self._left(_END_SECONDS)
-        for process in told:  # it may have ended, and what it started not
-            _end(process, now=True)
+        for each in family:
+            with suppress(*_OUT_OF_REACH):
+                each.kill()
+        for process in left:
             process.wait()
         self._running.clear()
 
@@ -99,10 +105,9 @@ class Command:
         self.close()
 
 
-def _end(process: subprocess.Popen[bytes], *, now: bool) -> None:
-    """With what it started, which is its group; on Windows without."""
-    if os.name == "nt":
-        process.kill() if now else process.terminate()
-        return
-    with suppress(ProcessLookupError, PermissionError):  # the second: of one that just ended, on macOS
-        os.killpg(process.pid, signal.SIGKILL if now else signal.SIGTERM)
+def _started_by(number: int) -> list[psutil.Process]:
+    """What a process has started, and that, which still runs."""
+    try:
+        return psutil.Process(number).children(recursive=True)
+    except _OUT_OF_REACH:
+        return []

@@ -144,10 +144,12 @@ def _files(folder: Path) -> tuple[list[Path], list[MediaError]]:
     walked: set[str] = set()  # a link may lead back to where it lies
     for where, folders, names in os.walk(folder, onerror=unread.append, followlinks=True):
         real = os.path.realpath(where)
-        is_new = real not in walked
+        if real in walked:
+            folders.clear()
+            continue
         walked.add(real)
-        folders[:] = sorted(name for name in folders if is_new and not name.startswith("."))
-        files += [Path(where, name) for name in names if is_new and not name.startswith(".")]
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        files += [Path(where, name) for name in names if not name.startswith(".")]
     words = "cannot be read ({}); give yourself the right to, or leave it out"
     return sorted(files), [MediaError(f"{each.filename}: {words.format(each.strerror)}") for each in unread]
 

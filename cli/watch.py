@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Annotated
 
 import typer
@@ -65,7 +63,6 @@ def watch(
     end = float("inf") if lasting is None else parse_seconds(lasting)
     run = Command(command, options.note)
     with (
-        ended_by_signals(),
         options.open_engine(model, device, runner, threads, gpu_layers, kv, ctx_size) as engine,
         run,
         engine.watch(
@@ -146,21 +143,6 @@ class Shower:
             "frames": [wall(second).isoformat(timespec="milliseconds") for second in score.frame_times],
             "sounds": [[wall(s).isoformat(timespec="milliseconds") for s in span] for span in score.audio_spans],
         }
-
-
-@contextmanager
-def ended_by_signals() -> Iterator[None]:
-    """Being told to end, or the terminal being closed, ends what is open, too; `nohup` stays in force."""
-    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]  # Windows: one
-    before = {number: signal.getsignal(number) for number in numbers}
-    for number in numbers:
-        if before[number] is not signal.SIG_IGN:
-            signal.signal(number, lambda number, frame: sys.exit(128 + number))
-    try:
-        yield
-    finally:
-        for number in numbers:
-            signal.signal(number, before[number])
 
 
 def _name(state: bool) -> str:

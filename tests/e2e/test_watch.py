@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -96,21 +94,6 @@ def test_a_command_that_fails_and_a_camera_that_is_gone_are_said_and_the_watch_g
         camera.start()
         watch.until("back after")
         assert [json.loads(line)["state"] for line in watch.answers(2)] == ["on", "off"]
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="there is no such signal")
-def test_what_is_told_to_end_ends_its_command_too(camera: MjpegServer, home: Path, tmp_path: Path) -> None:
-    path = tmp_path / "command"
-    waits = f"sh -c 'echo $$ > {path}.part; mv {path}.part {path}; exec sleep 60'"
-    on_at_once = ("--on", "0", "--off", "0", "--command", waits)
-    with Running("watch", QUESTION, "--webcam", camera.url, *FAST, *on_at_once, *MODEL, home=home) as watch:
-        watch.answers(1)
-        while not path.exists():
-            time.sleep(0.05)
-        watch.process.terminate()
-        assert watch.end() == 128 + signal.SIGTERM
-    with pytest.raises(ProcessLookupError):
-        os.kill(int(path.read_text()), 0)
 
 
 @pytest.mark.parametrize(

@@ -286,7 +286,7 @@ def answers(model: str, device: str = "cuda") -> None:
 
 @contextmanager
 def most_taken() -> Iterator[list[int]]:
-    """Bytes of the card that were taken meanwhile, CUDA's own included; the driver is asked, who takes none himself."""
+    """Bytes of the card that were taken meanwhile, CUDA's own included; asking the driver takes none."""
     before, taken, ended = free_bytes(), [0], threading.Event()
 
     def look() -> None:

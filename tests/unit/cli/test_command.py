@@ -88,7 +88,7 @@ def test_one_that_does_not_end_when_told_to_is_ended(tmp_path: Path, monkeypatch
     assert process.returncode == -signal.SIGKILL
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="there are no groups there")
+@pytest.mark.skipif(sys.platform == "win32", reason="starts a shell")
 @pytest.mark.parametrize("child", ["sleep 30", '(trap "" TERM; sleep 30)'])
 def test_what_it_started_itself_ends_with_it(child: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "_LEAVE_SECONDS", 0.0)
