@@ -16,9 +16,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from .types import Float32
+from .types import Features, Float32
 
-Features = NDArray[np.floating]  # (query_tokens, hidden_size) of one frame, float16 as stored or float32
 Means = NDArray[np.float64]
 
 SHORT = 18  # frames of the short memory
@@ -140,7 +139,7 @@ class Memory:
     def over(
         cls,
         times: Sequence[float],
-        features: Sequence[Features] | NDArray[np.floating],
+        features: Sequence[Features] | Features,
         limit: int,
         *,
         num_frames: int = 8,

@@ -14,7 +14,7 @@ from .errors import SpecError
 from .pixels import frame_indices
 from .remembered import Remembered
 from .thinning import Kept
-from .types import Float32, Span
+from .types import Features, Span
 
 
 @dataclass(frozen=True, slots=True)  # there are thousands
@@ -27,7 +27,7 @@ class FrameFeature:
 
     index: int
     time: float
-    features: Float32
+    features: Features
     of: int | None = None
     equal: bool = True
 
@@ -43,7 +43,7 @@ class ClipFeature:
 
     start: float
     end: float
-    features: Float32
+    features: Features
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from .errors import SpecError
 
 Modality = Literal["video", "image", "audio"]
 Float32 = NDArray[np.float32]
+Features = NDArray[np.floating]  # of a frame or a stretch of sound: float32 as encoded, float16 as stored
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,8 @@ def golden(reference: Path) -> Callable[[str], Golden]:
 
 @pytest.fixture(scope="session")
 def tiny_config(reference: Path) -> dict[str, Any]:
-    return json.loads((reference / "tiny" / "config.json").read_text("utf-8"))
+    config: dict[str, Any] = json.loads((reference / "tiny" / "config.json").read_text("utf-8"))
+    return config
 
 
 @pytest.fixture(scope="session")

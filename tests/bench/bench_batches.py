@@ -49,7 +49,8 @@ def random_prompt(backbone: Backbone) -> list[list[int] | Embeds]:
     prompt: list[list[int] | Embeds] = []
     for number, length in enumerate(_LENGTHS):
         if number % 2:
-            rows = rng.standard_normal((length, backbone.hidden_size), np.float32) / 50
+            rows = rng.standard_normal((length, backbone.hidden_size), np.float32)
+            rows /= 50
             prompt.append(Embeds(rows, "video"))
         else:
             prompt.append(rng.integers(3, backbone.n_vocab, length).tolist())

@@ -157,7 +157,8 @@ def compare_llm(given: argparse.Namespace) -> None:
         found: dict[str, list[Row]] = {name: [] for name in contenders}
         for number in range(-1, given.rounds):  # the first round warms up
             ids = rng.integers(3, ours.n_vocab, given.positions).tolist()
-            rows = rng.standard_normal((given.positions, ours.hidden_size), np.float32) / 50  # as wide as token rows
+            rows = rng.standard_normal((given.positions, ours.hidden_size), np.float32)
+            rows /= 50  # as wide as token rows
             for name in order.sample([*contenders], len(contenders)):  # who came before tells on the cores
                 row = measured(contenders[name], ids, rows, given.tokens)
                 if number >= 0:

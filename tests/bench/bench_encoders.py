@@ -117,7 +117,8 @@ def measured(runs: dict[str, Run], inputs: list[Inputs], rounds: int) -> Times:
 def _torch(graph: Graph, dtype: torch.dtype) -> Run:
     def run(inputs: Inputs) -> np.ndarray:
         with torch.inference_mode():
-            return graph(*(torch.from_numpy(array).to(dtype) for array in inputs.values())).float().numpy()
+            output: torch.Tensor = graph(*(torch.from_numpy(array).to(dtype) for array in inputs.values()))
+            return output.float().numpy()
 
     return run
 

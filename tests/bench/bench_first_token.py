@@ -84,13 +84,14 @@ def repeated(clip: Path, path: Path, seconds: float) -> Path:
     """The packets of a clip over and over, until so many seconds are full."""
     with av.open(str(clip)) as source, av.open(str(path), "w") as target:
         streams = {stream.index: target.add_stream_from_template(stream) for stream in source.streams}
-        lengths = [float(stream.duration * stream.time_base) for stream in source.streams if stream.duration]
+        timed = ((stream.duration, stream.time_base) for stream in source.streams)
+        lengths = [float(duration * base) for duration, base in timed if duration and base]
         last: dict[int, int] = {}
         rounds, length = int(-(-seconds // max(lengths))), max(lengths)
         for number in range(rounds):
             source.seek(0)
             for packet in source.demux():
-                if packet.dts is None:
+                if packet.pts is None or packet.dts is None:
                     continue
                 shift = round(number * length / float(packet.time_base))
                 packet.pts, packet.dts = packet.pts + shift, packet.dts + shift

@@ -32,7 +32,7 @@ from vllama.runtime.media import MediaInfo, probe, read_frames
 from vllama.runtime.question_set import KnownAnswer, read_questions
 from vllama.runtime.sound import count_samples, read_samples
 from vllama.runtime.timeline import ClipFeature, FrameFeature
-from vllama.runtime.types import Frame
+from vllama.runtime.types import Float32, Frame
 
 _FPS, _HOP = 4.0, 1.0
 _NOISE, _QUALITY = 5.0, 85  # of 255; of the JPEG
@@ -100,7 +100,7 @@ def stillness(engine: Engine, films: list[Film]) -> None:
         _row(f"still below {threshold:g}: {100 * skipped / len(every):.0f} % not encoded", right)
 
 
-def pairs(clean: list[Shown], noisy: list[Shown], features: list[list[NDArray]], scale: float) -> None:
+def pairs(clean: list[Shown], noisy: list[Shown], features: list[list[Float32]], scale: float) -> None:
     """Scores and differences of features, of pictures up to a second apart."""
     for colours in ("colour", "grey"):
         found: dict[bool, list[tuple[float, float]]] = {True: [], False: []}
@@ -119,8 +119,8 @@ def pairs(clean: list[Shown], noisy: list[Shown], features: list[list[NDArray]],
         for threshold in (1.5, 3.0, 5.0, 8.0, 12.0):
             below = moved[moved[:, 0] < threshold][:, 1]
             share = 100 * len(below) / len(moved)
-            off = f"{np.median(below):.3f} (median), {below.max():.3f} (most)" if len(below) else "-"
-            print(f"    {len(moved)} pairs that show a change: {share:4.1f} % below {threshold:g}, off by {off}")
+            errors = f"{np.median(below):.3f} (median), {below.max():.3f} (most)" if len(below) else "-"
+            print(f"    {len(moved)} pairs that show a change: {share:4.1f} % below {threshold:g}, off by {errors}")
 
 
 def grey(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -207,10 +207,10 @@ def camera(info: MediaInfo, size: int) -> Shown:
     return shown
 
 
-def with_stills(shown: Sequence[NDArray[np.uint8]], features: Sequence[NDArray], threshold: float) -> list[NDArray]:
+def with_stills(shown: Sequence[NDArray[np.uint8]], features: Sequence[Float32], threshold: float) -> list[Float32]:
     """As `Seeing` does it: the features of the last one encoded, where nothing is new."""
-    kept: list[NDArray] = []
-    known: tuple[Glance, NDArray] | None = None
+    kept: list[Float32] = []
+    known: tuple[Glance, Float32] | None = None
     for pixels, own in zip(shown, features, strict=True):
         glance = Glance(pixels)
         if known is None or glance.change(known[0]) >= threshold:

@@ -114,7 +114,7 @@ def senses(clip: Path, hours: int, budget: Budget) -> None:
                 if hearing.wait <= 0:
                     hearing.step()
                 timeline.reach(clock.now())
-            newest = timeline.clip_count and timeline.choose_clips(8, 2.0, Span.last(10.0))
+            newest = timeline.choose_clips(8, 2.0, Span.last(10.0))
             print(
                 f"hour {hour + 1}: {timeline.frame_count} pictures of {seeing.encoded + seeing.still}, "
                 f"{timeline.clip_count} sounds of {hearing.encoded}, {timeline.bytes / 1e6:.1f} MB kept, "

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from vllama.runtime.benchmark.own_process import in_own_process
 from vllama.runtime.llm.backbone import Backbone
-from vllama.runtime.llm.llama_context import check_model
+from vllama.runtime.llm.llama_context import Kv, check_model
 from vllama.runtime.machine import peak_bytes
 from vllama.runtime.spec import Sampling
 
@@ -73,7 +73,7 @@ def open_model(path: Path, n_ctx: int, choice: str, threads: int) -> Backbone:
     """A backbone that differs from the first choice in one thing."""
     n_ubatch = int(choice.removeprefix("ubatch-")) if choice.startswith("ubatch-") else None
     threads = max(1, threads - 1) if choice == "thread-less" else threads
-    kv = "q8_0" if choice == "q8_0" else "f16"
+    kv: Kv = "q8_0" if choice == "q8_0" else "f16"
     return Backbone(path, n_ctx, threads=threads, n_ubatch=n_ubatch, kv=kv, repack=choice == "repack")
 
 

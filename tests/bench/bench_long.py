@@ -17,6 +17,7 @@ from statistics import median
 from vllama.export.mini.held_out import write_long_set
 from vllama.runtime import Engine
 from vllama.runtime.question_set import read_questions
+from vllama.runtime.view import Long
 
 MODES = ("frames", "memory", "segments", "map")
 
@@ -38,17 +39,18 @@ def main() -> None:
 
 
 def asked(
-    engine: Engine, clips: int, seconds: float, modes: list[str]
+    engine: Engine, clips: int, seconds: float, modes: list[Long]
 ) -> tuple[dict[tuple[str, str], list[bool]], dict[str, list[float]]]:
     """By kind and mode whether each answer is right; by mode the milliseconds to the first token."""
     sampling = replace(engine.spec.llm.sampling, temperature=0.0)
-    right, first = defaultdict(list), defaultdict(list)
+    right, first = defaultdict[tuple[str, str], list[bool]](list), defaultdict[str, list[float]](list)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["VLLAMA_CACHE"] = folder
         for each in read_questions(write_long_set(Path(folder), clips, seconds)):
             timeline = engine.index(each.video, fps=1.0)
             for mode in modes:
                 *_, last = engine.chat(timeline).ask(each.question, long=mode, sampling=sampling, seed=0)
+                assert last.usage is not None
                 right[each.kind, mode].append(each.is_right(last.usage.answer))
                 right["all", mode].append(right[each.kind, mode][-1])
                 first[mode].append(last.usage.first_token_ms)

@@ -24,7 +24,7 @@ import shutil  # noqa: E402
 import statistics  # noqa: E402
 import subprocess  # noqa: E402
 import tempfile  # noqa: E402
-from collections import Counter  # noqa: E402
+from collections import defaultdict  # noqa: E402
 from collections.abc import Callable  # noqa: E402
 from itertools import pairwise  # noqa: E402
 from pathlib import Path  # noqa: E402
@@ -176,7 +176,7 @@ def _print(name: str, rounds: list[tuple[float, list[Span]]]) -> None:
     totals = [took for took, _ in rounds]
     middle = statistics.median(totals)
     print(f"\n{name}: first token after {1000 * middle:.0f} ms ({1000 * min(totals):.0f}-{1000 * max(totals):.0f})")
-    sums = [Counter[str]() for _ in rounds]
+    sums = [defaultdict[str, float](float) for _ in rounds]
     for (took, spans), total in zip(rounds, sums, strict=True):
         for label, begin, end in pieces(spans, took):
             total[label] += 1000 * (end - begin)
@@ -200,11 +200,11 @@ def _print_imports(environment: dict[str, str]) -> None:
         for line in lines[1:]:
             own, _, module = line.removeprefix("import time:").split("|")
             least[module.strip()] = min(least.get(module.strip(), float("inf")), int(own) / 1000)
-    packages = Counter[str]()
+    packages = defaultdict[str, float](float)
     for module, milliseconds in least.items():
-        packages[module if module.startswith("vllama") else module.split(".")[0]] += milliseconds  # type: ignore[assignment]
+        packages[module if module.startswith("vllama") else module.split(".")[0]] += milliseconds
     print(f"\nimports: {sum(packages.values()):.0f} ms")
-    for package, milliseconds in packages.most_common(20):
+    for package, milliseconds in sorted(packages.items(), key=lambda each: -each[1])[:20]:
         print(f"{milliseconds:>10.1f}  {package}")
 
 

@@ -17,6 +17,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from make_full_size import KEYS, Noise, recorded_llama, write_tokenizer, write_values
 from safetensors.numpy import save
@@ -94,7 +95,8 @@ def make(spec: ModelSpec, folder: Path, precision: Precision, quant: str) -> Non
     said(folder / llm, started)
     (folder / POSITIONS).write_bytes(save(positions(spec)))
     files = record_files(folder, sorted(path.name for path in folder.iterdir()))
-    precisions = {**dict.fromkeys(graphs, precision), "llm": quant}
+    precisions: dict[str, str] = dict.fromkeys(graphs, precision)
+    precisions["llm"] = quant
     write_manifest(
         folder, Manifest(SCHEMA, spec.name, "random", spec_to_dict(spec), llm, {}, files, precisions, {}, ())
     )
@@ -112,7 +114,7 @@ def noise_llama(spec: ModelSpec) -> NoiseLlama:
     return NoiseLlama(config, vocabulary, 0.02 * torch.randn(rows * _STEP + inner))
 
 
-def positions(spec: ModelSpec) -> dict:
+def positions(spec: ModelSpec) -> dict[str, np.ndarray]:
     """As `vllama.export.checkpoint.position_tables`."""
     video = spec.video.video_qformer
     tables = {"video": torch.randn(video.max_frames, spec.video.qformer.hidden_size)}

@@ -22,6 +22,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import sentencepiece
@@ -120,7 +121,7 @@ def main() -> None:
 
 
 def files(
-    spec: ModelSpec, recorded: dict[str, dict], out: Path, noise: Noise
+    spec: ModelSpec, recorded: dict[str, dict[str, Any]], out: Path, noise: Noise
 ) -> Iterator[tuple[str, Path, Callable[[], None]]]:
     """(part, file or folder, what writes it) of everything that the entry names."""
     size = _size(spec)
@@ -139,14 +140,14 @@ def files(
     yield "llama", folder, lambda: write_llama(folder, recorded_llama(spec, recorded), noise)
 
 
-def recorded_llama(spec: ModelSpec, recorded: dict[str, dict]) -> Shapes:
+def recorded_llama(spec: ModelSpec, recorded: dict[str, dict[str, Any]]) -> Shapes:
     """Shapes and types of the language model of an entry."""
     name = f"llama2_{_size(spec)}_chat" if "llama-2" in spec.files.llm.name else f"vicuna_{_size(spec)}_v0"
     shapes: Shapes = recorded[f"llama_dir_{name}"]
     return shapes
 
 
-def write_checkpoint(path: Path, shapes: dict, noise: Noise) -> None:
+def write_checkpoint(path: Path, shapes: dict[str, Any], noise: Noise) -> None:
     """A file as torch.save makes it: first its frame, then the values through a mapping of the file."""
     nested = "model" in shapes or path.name.startswith("blip2")
     shapes = shapes.get("model", shapes)
@@ -198,7 +199,7 @@ def write_tokenizer(path: Path, size: int) -> None:
         minloglevel=2,
     )
     path.with_suffix(".vocab").unlink()
-    model = sentencepiece_model_pb2.ModelProto()
+    model = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]  # protobuf makes it when it is imported
     model.ParseFromString(path.read_bytes())
     known, rng = {piece.piece for piece in model.pieces}, random.Random(0)
     lowest = min(piece.score for piece in model.pieces)

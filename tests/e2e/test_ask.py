@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from tests.conftest import Vllama
 
 _FIELDS = {
     "model", "question", "answer", "token_ids", "prompt_tokens", "prefilled_tokens", "answer_tokens", "encode_ms",
@@ -17,7 +18,7 @@ _FIELDS = {
 }  # fmt: skip
 
 
-def test_answer_goes_to_stdout_and_evidence_to_stderr(vllama: Callable, tiny_bundle: Path, clip: Path) -> None:
+def test_answer_goes_to_stdout_and_evidence_to_stderr(vllama: Vllama, tiny_bundle: Path, clip: Path) -> None:
     done = vllama("ask", clip, "What happens?", "--model", tiny_bundle, "--seed", 7, "-n", 12)
     row = json.loads(
         vllama("ask", clip, "What happens?", "--model", tiny_bundle, "--seed", 7, "-n", 12, "--json").stdout
@@ -30,7 +31,7 @@ def test_answer_goes_to_stdout_and_evidence_to_stderr(vllama: Callable, tiny_bun
     assert "heard 0.0-2.0" in line
 
 
-def test_json_has_the_documented_fields(vllama: Callable, tiny_bundle: Path, clip: Path) -> None:
+def test_json_has_the_documented_fields(vllama: Vllama, tiny_bundle: Path, clip: Path) -> None:
     done = vllama("ask", clip, "a", "b", "--model", tiny_bundle, "-n", 5, "--json")
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert [row["question"] for row in rows] == ["a", "b"]
@@ -41,7 +42,7 @@ def test_json_has_the_documented_fields(vllama: Callable, tiny_bundle: Path, cli
     assert done.stderr == ""
 
 
-def test_questions_come_from_stdin_a_line_each(vllama: Callable, tiny_bundle: Path, clip: Path) -> None:
+def test_questions_come_from_stdin_a_line_each(vllama: Vllama, tiny_bundle: Path, clip: Path) -> None:
     options = ("--model", tiny_bundle, "-n", 3, "--json")
     for given in ((), ("-",)):
         done = vllama("ask", clip, *given, *options, input="first?\n\nsecond?\n")
@@ -49,17 +50,18 @@ def test_questions_come_from_stdin_a_line_each(vllama: Callable, tiny_bundle: Pa
     assert vllama("ask", clip, *options, input="").returncode == 2
 
 
-def test_same_seed_repeats_and_another_does_not(vllama: Callable, tiny_bundle: Path, clip: Path) -> None:
+def test_same_seed_repeats_and_another_does_not(vllama: Vllama, tiny_bundle: Path, clip: Path) -> None:
     def tokens(seed: int) -> list[int]:
         done = vllama("ask", clip, "What?", "--model", tiny_bundle, "-n", 20, "--json", "--seed", seed)
-        return json.loads(done.stdout)["token_ids"]
+        token_ids: list[int] = json.loads(done.stdout)["token_ids"]
+        return token_ids
 
     assert tokens(1) == tokens(1)
     assert tokens(1) != tokens(2)
 
 
 def test_what_was_read_cannot_be_kept_and_is_answered_all_the_same(
-    vllama: Callable, tiny_bundle: Path, clip: Path, tmp_path: Path
+    vllama: Vllama, tiny_bundle: Path, clip: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_bytes(b"")
     own = {"VLLAMA_CACHE": str(tmp_path / "file")}
@@ -69,14 +71,14 @@ def test_what_was_read_cannot_be_kept_and_is_answered_all_the_same(
     assert "vllama: note: not saved: " in done.stderr
 
 
-def test_no_audio_is_said_with_its_reason(vllama: Callable, tiny_bundle: Path, clip: Path, silent_clip: Path) -> None:
+def test_no_audio_is_said_with_its_reason(vllama: Vllama, tiny_bundle: Path, clip: Path, silent_clip: Path) -> None:
     options = ("What?", "--model", tiny_bundle, "-n", 2)
     assert "heard nothing: --no-audio" in vllama("ask", clip, *options, "--no-audio").stderr
     assert "heard nothing: the clip has no audio track" in vllama("ask", silent_clip, *options).stderr
 
 
 def test_sound_file_and_picture_are_answered(
-    vllama: Callable, tiny_bundle: Path, sound_file: Path, picture: Path
+    vllama: Vllama, tiny_bundle: Path, sound_file: Path, picture: Path
 ) -> None:
     heard = vllama("ask", sound_file, "What?", "--model", tiny_bundle, "-n", 4)
     assert (heard.returncode, heard.stderr.startswith("saw nothing: a sound file; heard 0.0-")) == (0, True)
@@ -84,7 +86,7 @@ def test_sound_file_and_picture_are_answered(
     assert (seen.returncode, seen.stderr) == (0, "saw the picture\n")
 
 
-def test_context_that_is_too_small_is_refused_before_decoding(vllama: Callable, tiny_bundle: Path, clip: Path) -> None:
+def test_context_that_is_too_small_is_refused_before_decoding(vllama: Vllama, tiny_bundle: Path, clip: Path) -> None:
     done = vllama("ask", clip, "What?", "--model", tiny_bundle, "--ctx-size", 64)
     assert (done.returncode, done.stdout) == (6, "")
     assert "n_ctx is 64" in done.stderr
@@ -103,7 +105,7 @@ def test_context_that_is_too_small_is_refused_before_decoding(vllama: Callable, 
     ],
 )
 def test_wrong_use_is_one_line_and_a_documented_exit_code(
-    vllama: Callable, tiny_bundle: Path, clip: Path, arguments: tuple[str, ...], code: int, said: str
+    vllama: Vllama, tiny_bundle: Path, clip: Path, arguments: tuple[str, ...], code: int, said: str
 ) -> None:
     done = vllama(*(argument.format(bundle=tiny_bundle, clip=clip) for argument in arguments))
     assert said in done.stderr
@@ -113,7 +115,7 @@ def test_wrong_use_is_one_line_and_a_documented_exit_code(
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_answers_without_torch_installed(vllama: Callable, tiny_bundle: Path, clip: Path, tmp_path: Path) -> None:
+def test_answers_without_torch_installed(vllama: Vllama, tiny_bundle: Path, clip: Path, tmp_path: Path) -> None:
     """A site folder with everything but what only `export` needs."""
     site = tmp_path / "site"
     site.mkdir()
@@ -125,9 +127,9 @@ def test_answers_without_torch_installed(vllama: Callable, tiny_bundle: Path, cl
             if not entry.name.startswith(left_out) and entry.name not in ("onnx",) and entry.suffix != ".pth":
                 (site / entry.name).symlink_to(entry)
     if not (site / "vllama").exists():
-        import vllama.runtime
+        from vllama import runtime
 
-        (site / "vllama").symlink_to(Path(vllama.runtime.__file__).resolve().parents[1] / ".dev" / "vllama")
+        (site / "vllama").symlink_to(Path(runtime.__file__).resolve().parents[1] / ".dev" / "vllama")
     code = (
         "import importlib.util as u, sys; assert u.find_spec('torch') is None; assert u.find_spec('onnx') is None;"
         f"sys.argv = ['vllama', 'ask', {str(clip)!r}, 'What?', '--model', {str(tiny_bundle)!r}, '-n', '3'];"
@@ -155,7 +157,7 @@ def test_answers_without_torch_installed(vllama: Callable, tiny_bundle: Path, cl
     ],
 )
 def test_place_where_nothing_can_run_is_one_line(
-    options: tuple[str, ...], env: dict[str, str], code: int, words: str, vllama: Callable, clip: Path
+    options: tuple[str, ...], env: dict[str, str], code: int, words: str, vllama: Vllama, clip: Path
 ) -> None:
     done = vllama("ask", clip, "What?", "-m", "miniature", *options, env=env)
     assert done.returncode == code, done.stderr

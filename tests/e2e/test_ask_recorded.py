@@ -5,28 +5,32 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from tests.conftest import Golden, Vllama
 
 _CASES = json.loads((Path(__file__).parents[1] / "golden/tiny/golden/chat_cases.json").read_text("utf-8"))
 _BUNDLE = {"vicuna": "tiny-vicuna", "llama_2": "tiny-llama-2"}
 
 
 @pytest.fixture(scope="session")
-def cases(reference: Path) -> dict:
-    return json.loads((reference / "tiny/golden/chat_cases.json").read_text("utf-8"))
+def cases(reference: Path) -> dict[str, Any]:
+    cases: dict[str, Any] = json.loads((reference / "tiny/golden/chat_cases.json").read_text("utf-8"))
+    return cases
 
 
 @pytest.mark.parametrize("name", [name for name in _CASES if "cropped" not in name])
 def test_answers_equal_the_recorded_ones(
     name: str,
-    cases: dict,
+    cases: dict[str, Any],
     clips: Path,
-    golden: Callable,
+    golden: Callable[..., Golden],
     export_tiny: Callable[..., Path],
-    vllama: Callable,
+    vllama: Vllama,
     tmp_path: Path,
 ) -> None:
     case = cases[name]
@@ -53,9 +57,7 @@ def test_answers_equal_the_recorded_ones(
         assert rows[1]["prefilled_tokens"] < sizes[1] - sizes[0] + 24 + 2  # the first turn was still in the KV cache
 
 
-def test_evidence_is_that_of_the_recording(
-    clips: Path, clips_golden: Path, tiny_bundle: Path, vllama: Callable
-) -> None:
+def test_evidence_is_that_of_the_recording(clips: Path, clips_golden: Path, tiny_bundle: Path, vllama: Vllama) -> None:
     films = sorted(clips.glob("*.mp4"))
     assert films
     for clip in films:

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import Vllama
+
 _PATIENCE = 240.0
 _FIELDS = {
     "model", "precision", "machine", "device", "llm", "limits", "stages", "index", "ready_ms", "prompt_tokens",
@@ -20,7 +22,7 @@ _FIELDS = {
 }  # fmt: skip
 
 
-def test_bench_needs_no_clip_prints_one_object_and_leaves_nothing(vllama: Callable, tmp_path: Path) -> None:
+def test_bench_needs_no_clip_prints_one_object_and_leaves_nothing(vllama: Vllama, tmp_path: Path) -> None:
     temporary, cache = tmp_path / "temporary", tmp_path / "cache"
     temporary.mkdir()
     done = vllama(
@@ -67,7 +69,7 @@ def test_stopping_it_ends_its_processes(how: str, code: int, tmp_path: Path) -> 
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_measured(
-    options: tuple[str, ...], code: int, words: str, vllama: Callable
+    options: tuple[str, ...], code: int, words: str, vllama: Vllama
 ) -> None:
     done = vllama("bench", *options)
     assert (done.returncode, done.stdout) == (code, ""), done.stderr

@@ -14,11 +14,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tests.conftest import Vllama
+
 OPTIONS = ("-n", "6", "--temperature", "0")
 
 
 @pytest.fixture
-def talk(vllama: Callable, tiny_bundle: Path, clip: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+def talk(vllama: Vllama, tiny_bundle: Path, clip: Path) -> Vllama:
     def talk(*lines: str, options: tuple[object, ...] = (), **env: str) -> subprocess.CompletedProcess[str]:
         arguments = ("chat", "--video", clip, "--model", tiny_bundle, *OPTIONS, *options)
         return vllama(*arguments, input="\n".join(lines) + "\n", env=env)
@@ -26,7 +28,7 @@ def talk(vllama: Callable, tiny_bundle: Path, clip: Path) -> Callable[..., subpr
     return talk
 
 
-def test_lines_of_a_pipe_are_one_conversation(talk: Callable) -> None:
+def test_lines_of_a_pipe_are_one_conversation(talk: Vllama) -> None:
     done = talk("What happens?", "", "And then?", options=("--json",))
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in done.stdout.splitlines()]
@@ -34,7 +36,7 @@ def test_lines_of_a_pipe_are_one_conversation(talk: Callable) -> None:
     assert rows[1]["prefilled_tokens"] < rows[0]["prompt_tokens"]
 
 
-def test_spans_are_asked_about_once_or_from_now_on(talk: Callable) -> None:
+def test_spans_are_asked_about_once_or_from_now_on(talk: Vllama) -> None:
     done = talk("/span 1-3", "a", "/at 0-0:01 b", "c", "/span all", "d", "/at last 1s e", options=("--json",))
     assert done.returncode == 0, done.stderr
     rows = {row["question"]: row["frame_times"] for row in map(json.loads, done.stdout.splitlines())}
@@ -44,7 +46,7 @@ def test_spans_are_asked_about_once_or_from_now_on(talk: Callable) -> None:
     assert all(frame >= 3 for frame in rows["e"])
 
 
-def test_a_wrong_line_is_said_and_the_conversation_goes_on(talk: Callable) -> None:
+def test_a_wrong_line_is_said_and_the_conversation_goes_on(talk: Vllama) -> None:
     done = talk("/nothing", "/at 0-1", "/span soon", "/frames", "/save", "What?", "/exit", "never asked")
     assert (done.returncode, len(done.stdout.splitlines())) == (0, 1)
     said = [line for line in done.stderr.splitlines() if line.startswith("vllama: ")]
@@ -52,7 +54,7 @@ def test_a_wrong_line_is_said_and_the_conversation_goes_on(talk: Callable) -> No
     assert "/help" in said[0]
 
 
-def test_what_cannot_be_saved_is_said_once_and_not_at_each_question(talk: Callable, tmp_path: Path) -> None:
+def test_what_cannot_be_saved_is_said_once_and_not_at_each_question(talk: Vllama, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     cache = str(tmp_path / "file" / "cache")
     done = talk("What happens?", "And then?", "/at 0-1 And there?", VLLAMA_CACHE=cache)
@@ -60,7 +62,7 @@ def test_what_cannot_be_saved_is_said_once_and_not_at_each_question(talk: Callab
     assert done.stderr.count("not saved: ") == 1, done.stderr
 
 
-def test_frames_and_conversation_are_written_where_asked(talk: Callable, tmp_path: Path) -> None:
+def test_frames_and_conversation_are_written_where_asked(talk: Vllama, tmp_path: Path) -> None:
     sheet, text = tmp_path / "frames.png", tmp_path / "talk.txt"
     done = talk("What?", f"/frames {sheet}", "/frames", f"/save {text}", f"/save {text}", "/clear", "What?")
     with Image.open(sheet) as image:
@@ -73,7 +75,7 @@ def test_frames_and_conversation_are_written_where_asked(talk: Callable, tmp_pat
 
 
 def test_a_record_is_repeated_token_for_token(
-    vllama: Callable, tiny_bundle: Path, clip: Path, silent_clip: Path, tmp_path: Path, export_tiny: Callable[..., Path]
+    vllama: Vllama, tiny_bundle: Path, clip: Path, silent_clip: Path, tmp_path: Path, export_tiny: Callable[..., Path]
 ) -> None:
     record = tmp_path / "record.jsonl"
     how = ("-n", 8, "--seed", 5, "--from", "1")  # some drawn answers end before their third token
@@ -100,7 +102,7 @@ def test_a_record_is_repeated_token_for_token(
 
 
 def test_a_conversation_is_repeated_with_what_was_forgotten_and_with_spans_that_came_later(
-    talk: Callable, vllama: Callable, tiny_bundle: Path, tmp_path: Path
+    talk: Vllama, vllama: Vllama, tiny_bundle: Path, tmp_path: Path
 ) -> None:
     record = tmp_path / "record.jsonl"
     said = ("/clear", "What?", "/at 1-2 And there?", "/clear", "What?", "/at 0.3 And before?", "/clear")
@@ -127,7 +129,7 @@ def test_a_conversation_is_repeated_with_what_was_forgotten_and_with_spans_that_
     assert not (tmp_path / "empty.jsonl").exists()
 
 
-def test_a_full_context_is_summed_up_where_that_is_asked_for(talk: Callable) -> None:
+def test_a_full_context_is_summed_up_where_that_is_asked_for(talk: Vllama) -> None:
     lines = [f"Question number {number}, please?" for number in range(16)]
     plain, summed = (
         talk(*lines, options=("--json", "--ctx-size", "640", "--max-tokens", "12", *more))
@@ -139,7 +141,7 @@ def test_a_full_context_is_summed_up_where_that_is_asked_for(talk: Callable) -> 
     assert left_out[1][first] == first  # all of them: the summary stands for them
 
 
-def test_a_summary_does_not_stand_beside_a_record(talk: Callable, tmp_path: Path) -> None:
+def test_a_summary_does_not_stand_beside_a_record(talk: Vllama, tmp_path: Path) -> None:
     done = talk(options=("--summarise", "--record", tmp_path / "a.json"))
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1

@@ -17,7 +17,7 @@ from vllama.runtime import Chat, ContextOverflowError, Engine, Sampling, Span, T
 from vllama.runtime.bundle import cache_dir
 from vllama.runtime.encoders import Encoders
 from vllama.runtime.llm import prefixes
-from vllama.runtime.llm.backbone import KvPrefix
+from vllama.runtime.llm.backbone import Backbone, KvPrefix
 from vllama.runtime.llm.prefixes import PrefixStore
 from vllama.runtime.view import Long, Viewer
 
@@ -46,9 +46,20 @@ def ask(chat: Chat, engine: Engine, question: str, span: Span | None = None, tok
     return last.usage
 
 
+def backbone(engine: Engine) -> Backbone:
+    assert engine._backbone is not None
+    return engine._backbone
+
+
+def count_tokens(engine: Engine, text: str) -> int:
+    tokens = backbone(engine).tokenize([text])[-1]
+    assert isinstance(tokens, list)
+    return len(tokens)
+
+
 def ahead(chat: Chat, engine: Engine, span: Span | None = None) -> None:
     chat.prepare(span)
-    engine._backbone.wait_ahead()
+    backbone(engine).wait_ahead()
 
 
 def test_after_prepare_only_the_words_of_the_question_are_read(engine: Engine, timeline: Timeline) -> None:
@@ -56,8 +67,8 @@ def test_after_prepare_only_the_words_of_the_question_are_read(engine: Engine, t
     for question in QUESTIONS:
         ahead(chat, engine)
         usage = ask(chat, engine, question)
-        words = len(engine._backbone.tokenize([question])[-1])
-        end = len(engine._backbone.tokenize(["###Assistant:"])[-1])
+        words = count_tokens(engine, question)
+        end = count_tokens(engine, "###Assistant:")
         assert usage.prefilled_tokens <= words + end + 2, question
 
 
@@ -96,7 +107,7 @@ def test_second_turn_reads_no_media_and_equals_a_full_recompute(
     with Engine.open(tiny_bundle) as fresh:
         again = fresh.chat(timeline)
         for number, usage in enumerate(usages):
-            fresh._backbone._cached.clear()  # nothing of the cache is believed: everything is decoded again
+            backbone(fresh)._cached.clear()  # nothing of the cache is believed: everything is decoded again
             found = ask(again, fresh, QUESTIONS[number])
             assert found.prefilled_tokens == found.prompt_tokens == usage.prompt_tokens
             assert found.token_ids == usage.token_ids
@@ -171,7 +182,7 @@ def test_a_summary_takes_the_place_of_old_turns_where_that_was_asked_for(tiny_bu
         assert len(chat.turns) == 24
         assert chat._summary is not None
         assert chat._summary.answer
-        spoken = b"".join(small._backbone.piece(key) for key in chat.last_prompt if isinstance(key, int))
+        spoken = b"".join(backbone(small).piece(key) for key in chat.last_prompt if isinstance(key, int))
         assert chat._summary.question.encode() in spoken
         media = [key for key in chat.last_prompt if isinstance(key, str)]
         assert len(media) == len([key for key in _first_prompt(small, timeline) if isinstance(key, str)])
@@ -246,7 +257,7 @@ def test_cancel_in_one_part_of_a_long_clip_ends_the_whole_answer(
     engine: Engine, clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chat, read = engine.chat(engine.index(clip, fps=8.0)), list[int]()
-    prefill = engine._backbone.prefill
+    prefill = backbone(engine).prefill
 
     def cancelled_in_the_second(*arguments: Any) -> int:
         if len(read) == 1:

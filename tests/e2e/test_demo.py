@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import Vllama
 from vllama.runtime.bundle import open_bundle, shipped_bundle
 
 CLIPS = Path(str(files("vllama.cli").joinpath("demo_clips")))
@@ -20,7 +20,7 @@ KNOWN = {
 }
 
 
-def test_demo_answers_what_the_clips_show_and_sound_like(vllama: Callable) -> None:
+def test_demo_answers_what_the_clips_show_and_sound_like(vllama: Vllama) -> None:
     done = vllama("demo")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("▀") > 1000  # the frames
@@ -33,7 +33,7 @@ def test_demo_answers_what_the_clips_show_and_sound_like(vllama: Callable) -> No
 
 
 @pytest.mark.parametrize("name", list(KNOWN))
-def test_ask_without_a_model_asks_the_miniature_and_says_so(name: str, vllama: Callable, tmp_path: Path) -> None:
+def test_ask_without_a_model_asks_the_miniature_and_says_so(name: str, vllama: Vllama, tmp_path: Path) -> None:
     question, word = next(iter(KNOWN[name].items()))
     own = {"VLLAMA_MODELS": str(tmp_path / "none")}
     done = vllama("ask", CLIPS / f"{name}.mp4", question, "--json", env=own)
@@ -43,7 +43,7 @@ def test_ask_without_a_model_asks_the_miniature_and_says_so(name: str, vllama: C
     assert "which knows only coloured shapes" in done.stderr
 
 
-def test_real_clips_are_outside_its_world(vllama: Callable, clips: Path, tmp_path: Path) -> None:
+def test_real_clips_are_outside_its_world(vllama: Vllama, clips: Path, tmp_path: Path) -> None:
     own = {"VLLAMA_MODELS": str(tmp_path / "none")}
     films = sorted(clips.glob("*.mp4"))
     assert films
@@ -52,7 +52,7 @@ def test_real_clips_are_outside_its_world(vllama: Callable, clips: Path, tmp_pat
         assert "outside my world" in done.stdout, clip
 
 
-def test_an_unknown_demo_clip_is_refused_with_the_known(vllama: Callable) -> None:
+def test_an_unknown_demo_clip_is_refused_with_the_known(vllama: Vllama) -> None:
     done = vllama("demo", "cat")
     assert (done.returncode, "circle, square, cross" in done.stderr) == (2, True)
 

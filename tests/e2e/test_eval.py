@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.conftest import Vllama
+
 
 @pytest.fixture
-def questions(vllama: Callable, tiny_bundle: Path, clip: Path, silent_clip: Path, tmp_path: Path) -> Path:
+def questions(vllama: Vllama, tiny_bundle: Path, clip: Path, silent_clip: Path, tmp_path: Path) -> Path:
     """Two questions that the model answers rightly, because its own answers are the key, and one that it cannot."""
     rows = []
     for video in (clip, silent_clip):
@@ -24,9 +25,7 @@ def questions(vllama: Callable, tiny_bundle: Path, clip: Path, silent_clip: Path
     return path
 
 
-def test_right_answers_are_counted_by_kind(
-    vllama: Callable, tiny_bundle: Path, questions: Path, tmp_path: Path
-) -> None:
+def test_right_answers_are_counted_by_kind(vllama: Vllama, tiny_bundle: Path, questions: Path, tmp_path: Path) -> None:
     details = tmp_path / "details.jsonl"
     options = ("--model", tiny_bundle, "--set", questions, "--ablations", "--details", details)
     done = vllama("eval", *options, "--json")
@@ -45,7 +44,7 @@ def test_right_answers_are_counted_by_kind(
     assert all(row["right"] == (row["kind"] == "own") for row in rows if row["condition"] == "as it is")
 
 
-def test_figures_are_a_table_for_people(vllama: Callable, tiny_bundle: Path, questions: Path) -> None:
+def test_figures_are_a_table_for_people(vllama: Vllama, tiny_bundle: Path, questions: Path) -> None:
     done = vllama("eval", "--model", tiny_bundle, "--set", questions)
     assert done.returncode == 0, done.stderr
     assert "own" in done.stdout
@@ -53,7 +52,7 @@ def test_figures_are_a_table_for_people(vllama: Callable, tiny_bundle: Path, que
     assert "0.0% (0%-79%)" in done.stdout
 
 
-def test_what_is_outside_its_world_is_refused_by_the_miniature(vllama: Callable) -> None:
+def test_what_is_outside_its_world_is_refused_by_the_miniature(vllama: Vllama) -> None:
     done = vllama("eval", "--model", "miniature", "--set", "foreign", "--clips", 2, "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)["accuracy"]["as it is"]
@@ -64,12 +63,12 @@ def test_what_is_outside_its_world_is_refused_by_the_miniature(vllama: Callable)
     }
 
 
-def test_a_set_that_is_not_there_is_one_line(vllama: Callable, tiny_bundle: Path) -> None:
+def test_a_set_that_is_not_there_is_one_line(vllama: Vllama, tiny_bundle: Path) -> None:
     done = vllama("eval", "--model", tiny_bundle, "--set", "none.jsonl")
     assert (done.returncode, len(done.stderr.splitlines()), "none.jsonl" in done.stderr) == (3, 1, True)
 
 
-def test_details_take_the_place_of_nothing(vllama: Callable, tiny_bundle: Path, questions: Path) -> None:
+def test_details_take_the_place_of_nothing(vllama: Vllama, tiny_bundle: Path, questions: Path) -> None:
     before = questions.read_bytes()
     done = vllama("eval", "--model", tiny_bundle, "--set", questions, "--details", questions)
     assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (3, "", 1)
@@ -78,7 +77,7 @@ def test_details_take_the_place_of_nothing(vllama: Callable, tiny_bundle: Path, 
 
 
 def test_details_that_cannot_be_written_are_refused_before_the_model_is_looked_for(
-    vllama: Callable, questions: Path, tmp_path: Path
+    vllama: Vllama, questions: Path, tmp_path: Path
 ) -> None:
     details = tmp_path / "none" / "details.jsonl"
     done = vllama("eval", "--model", "no-such-model", "--set", questions, "--details", details)
@@ -90,7 +89,7 @@ def test_details_that_cannot_be_written_are_refused_before_the_model_is_looked_f
 
 @pytest.mark.parametrize("as_json", [True, False])
 def test_a_clip_that_cannot_be_decoded_costs_its_own_questions_only(
-    vllama: Callable, tiny_bundle: Path, questions: Path, tmp_path: Path, as_json: bool
+    vllama: Vllama, tiny_bundle: Path, questions: Path, tmp_path: Path, as_json: bool
 ) -> None:
     for number, place in enumerate((0, 3)):  # the first, and then the last, which lends its sound to the first
         rows = questions.read_text("utf-8").splitlines()[:2]
@@ -117,7 +116,7 @@ def test_a_clip_that_cannot_be_decoded_costs_its_own_questions_only(
 
 
 def test_a_set_of_which_nothing_can_be_answered_has_no_figures(
-    vllama: Callable, tiny_bundle: Path, tmp_path: Path
+    vllama: Vllama, tiny_bundle: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "bad.mp4").write_bytes(b"no clip at all")
     path = tmp_path / "bad.jsonl"
@@ -129,7 +128,7 @@ def test_a_set_of_which_nothing_can_be_answered_has_no_figures(
 
 
 def test_a_question_that_does_not_fit_counts_in_no_condition(
-    vllama: Callable, tiny_bundle: Path, clip: Path, tiny_config: dict[str, Any], tmp_path: Path
+    vllama: Vllama, tiny_bundle: Path, clip: Path, tiny_config: dict[str, Any], tmp_path: Path
 ) -> None:
     short, longer = "What?" + " a" * 10, "What?" + " a" * 110
     done = vllama("ask", clip, short, "-m", tiny_bundle, "--json", "-n", 1)
@@ -156,7 +155,7 @@ def test_a_question_that_does_not_fit_counts_in_no_condition(
 
 
 def test_questions_of_no_kind_are_counted_once_and_brackets_are_no_markup(
-    vllama: Callable, tiny_bundle: Path, clip: Path, tmp_path: Path
+    vllama: Vllama, tiny_bundle: Path, clip: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "kinds.jsonl"
     rows = [{"video": str(clip), "question": "What?", "answer": "a"}]

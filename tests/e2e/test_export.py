@@ -6,9 +6,11 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.conftest import Vllama
 from vllama.runtime.bundle import hash_file, read_manifest
 
 MINIATURE = Path(__file__).parents[2] / "export" / "mini" / "weights"
@@ -32,9 +34,10 @@ def test_fidelity_stands_in_the_manifest(export_tiny: Callable[..., Path], preci
     rows = {row.part: row for row in manifest.fidelity}
     assert set(rows) == {"frames", "clips", "video", "audio"} | ({"llm"} if kl else set())
     for part in ("frames", "clips", "video", "audio"):
-        assert rows[part].cosine is not None
-        assert rows[part].cosine >= cosine, rows[part]
-        assert rows[part].max_abs is not None
+        row = rows[part]
+        assert row.cosine is not None
+        assert row.cosine >= cosine, row
+        assert row.max_abs is not None
     if kl and same_top:
         llm = rows["llm"]
         assert llm.kl is not None
@@ -55,7 +58,7 @@ def test_wider_types_cost_less(export_tiny: Callable[..., Path]) -> None:
 
 
 def test_manifest_tells_everything_that_went_in_and_came_out(
-    tiny_bundle: Path, tiny_weights: Path, tiny_config: dict
+    tiny_bundle: Path, tiny_weights: Path, tiny_config: dict[str, Any]
 ) -> None:
     manifest = read_manifest(tiny_bundle)
     assert {path.name for path in tiny_bundle.iterdir()} == {"manifest.json", *manifest.files}
@@ -72,7 +75,7 @@ def test_manifest_tells_everything_that_went_in_and_came_out(
 
 
 def test_table_is_printed_and_the_bundle_is_found_by_name(
-    vllama: Callable, tiny_models: Path, tiny_weights: Path, home: Path, clip: Path
+    vllama: Vllama, tiny_models: Path, tiny_weights: Path, home: Path, clip: Path
 ) -> None:
     options = ("--weights", tiny_weights, "--models", tiny_models, "--quant", "Q4_K_M", "--precision", "int8")
     done = vllama("export", "tiny-llama-2", *options)
@@ -90,7 +93,7 @@ def test_table_is_printed_and_the_bundle_is_found_by_name(
 
 
 def test_export_of_a_model_without_sound_answers_from_the_picture(
-    vllama: Callable, tiny_models: Path, tiny_weights: Path, tmp_path: Path, clip: Path, sound_file: Path
+    vllama: Vllama, tiny_models: Path, tiny_weights: Path, tmp_path: Path, clip: Path, sound_file: Path
 ) -> None:
     models = tmp_path / "models.toml"
     models.write_text(tiny_models.read_text("utf-8").replace('audio = "tiny"\n', ""), "utf-8")
@@ -104,7 +107,7 @@ def test_export_of_a_model_without_sound_answers_from_the_picture(
     assert (refused.returncode, "no audio branch" in refused.stderr) == (4, True)
 
 
-def test_engines_are_built_with_an_export_and_into_a_bundle_that_is_there(vllama: Callable, tmp_path: Path) -> None:
+def test_engines_are_built_with_an_export_and_into_a_bundle_that_is_there(vllama: Vllama, tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT for RTX is not made for this system")
     out = tmp_path / "out"
     options = ("miniature", "--weights", MINIATURE, "--out", out, "--engine", "tensorrt", "--target", "12.0")
@@ -137,7 +140,7 @@ def test_engines_that_cannot_be_are_refused_before_any_work(
     options: tuple[str, ...],
     code: int,
     words: str,
-    vllama: Callable,
+    vllama: Vllama,
     tiny_models: Path,
     tiny_weights: Path,
     tmp_path: Path,

@@ -6,11 +6,12 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.conftest import Vllama
 from vllama.cli import plan as command
 from vllama.runtime.bundle import shipped_bundle
 from vllama.runtime.machine import GpuMemory, Memory
@@ -27,13 +28,14 @@ print(peak_bytes())
 """
 
 
-def planned(vllama: Callable, *options: object) -> dict:
+def planned(vllama: Vllama, *options: object) -> dict[str, Any]:
     done = vllama("plan", "--model", "miniature", "--json", *options)
     assert (done.returncode, done.stderr) == (0, "")
-    return json.loads(done.stdout)
+    plan: dict[str, Any] = json.loads(done.stdout)
+    return plan
 
 
-def test_the_table_says_what_goes_where_and_whether_it_fits(vllama: Callable) -> None:
+def test_the_table_says_what_goes_where_and_whether_it_fits(vllama: Vllama) -> None:
     done = vllama("plan", "--model", "miniature", "--gpu-memory", "8GB", "--kv", "q8_0", "--ctx-size", "512")
     assert (done.returncode, done.stderr) == (0, "")
     for words in ("512 positions, q8_0 KV cache", "frames: pictures", "LLM weights", "KV cache", "on the GPU"):
@@ -43,7 +45,7 @@ def test_the_table_says_what_goes_where_and_whether_it_fits(vllama: Callable) ->
     assert "MB needed: fits" in done.stdout
 
 
-def test_the_object_holds_both_plans(vllama: Callable) -> None:
+def test_the_object_holds_both_plans(vllama: Vllama) -> None:
     row = planned(vllama, "--gpu-memory", "8GB")
     assert (row["model"], row["n_ctx"], row["kv"]) == ("miniature", 1024, "f16")
     cpu, gpu = row["plans"]["CPU"], row["plans"]["GPU"]
@@ -54,7 +56,7 @@ def test_the_object_holds_both_plans(vllama: Callable) -> None:
     assert row["machine"]["cores"] >= 1
 
 
-def test_encoders_for_cpus_stay_there(vllama: Callable) -> None:
+def test_encoders_for_cpus_stay_there(vllama: Vllama) -> None:
     done = vllama("plan", "--model", "miniature", "--gpu-memory", "8GB")
     assert "the encoders are int8 and stay on the CPU" in done.stdout
     plans = planned(vllama, "--gpu-memory", "8GB")["plans"]
@@ -62,7 +64,7 @@ def test_encoders_for_cpus_stay_there(vllama: Callable) -> None:
     assert frames[0] == frames[1]
 
 
-def test_encoders_that_can_run_on_a_gpu_are_planned_there(vllama: Callable, tiny_bundle: Path) -> None:
+def test_encoders_that_can_run_on_a_gpu_are_planned_there(vllama: Vllama, tiny_bundle: Path) -> None:
     done = vllama("plan", "--model", tiny_bundle, "--gpu-memory", "8GB", "--json")
     row = json.loads(done.stdout)
     (frames,) = (part for part in row["plans"]["GPU"]["parts"] if part["name"] == "frames")
@@ -101,32 +103,32 @@ def test_a_gpu_of_llama_cpp_has_the_encoders_only_where_it_is_nvidias(
     assert json.loads(capsys.readouterr().out)["plans"]["GPU"]["fits"] == (not in_ram)
 
 
-def test_without_a_gpu_there_is_one_plan(vllama: Callable) -> None:
+def test_without_a_gpu_there_is_one_plan(vllama: Vllama) -> None:
     row = planned(vllama, "--gpu-memory", "0")
     assert list(row["plans"]) == ["CPU"]
     assert row["machine"]["gpus"] == []
 
 
-def test_a_gpu_too_small_for_the_encoders_is_said_and_gets_no_layers(vllama: Callable, tiny_bundle: Path) -> None:
+def test_a_gpu_too_small_for_the_encoders_is_said_and_gets_no_layers(vllama: Vllama, tiny_bundle: Path) -> None:
     how = ("plan", "--model", tiny_bundle, "--gpu-memory", "900MB")
     assert " MB needed of 144 MB usable: does not fit; use --device cpu" in vllama(*how).stdout
     found = json.loads(vllama(*how, "--json").stdout)["plans"]["GPU"]
     assert (found["gpu_layers"], found["fits"]) == (0, False)
 
 
-def test_a_size_that_is_none_is_said(vllama: Callable) -> None:
+def test_a_size_that_is_none_is_said(vllama: Vllama) -> None:
     done = vllama("plan", "--gpu-memory", "much")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "vllama: 'much' is no size; write 256MB, 1.5GB or 64MiB\n"
 
 
-def test_a_size_without_a_unit_is_asked_for_one(vllama: Callable) -> None:
+def test_a_size_without_a_unit_is_asked_for_one(vllama: Vllama) -> None:
     done = vllama("plan", "--gpu-memory", "8")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "vllama: '8' has no unit; write 8MB or 8GB\n"
 
 
-def test_a_context_that_is_planned_is_one_that_can_be_asked_for(vllama: Callable, clip: Path) -> None:
+def test_a_context_that_is_planned_is_one_that_can_be_asked_for(vllama: Vllama, clip: Path) -> None:
     for size, code in (("1", 2), ("1048577", 2), ("2", 0), ("1048576", 0)):
         done = vllama("plan", "--model", "miniature", "-c", size)
         assert done.returncode == code, done.stderr
@@ -135,7 +137,7 @@ def test_a_context_that_is_planned_is_one_that_can_be_asked_for(vllama: Callable
         assert vllama("ask", clip, "What?", "--model", "miniature", "-c", size).returncode == 2
 
 
-def test_the_name_of_a_model_is_shown_as_it_is(vllama: Callable, tmp_path: Path) -> None:
+def test_the_name_of_a_model_is_shown_as_it_is(vllama: Vllama, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(shipped_bundle(), tmp_path / "bundle"))
     manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
     (folder / "manifest.json").write_text(json.dumps(manifest | {"model": "mini[red]ature[/b]"}), "utf-8")
@@ -144,7 +146,7 @@ def test_the_name_of_a_model_is_shown_as_it_is(vllama: Callable, tmp_path: Path)
     assert "mini[red]ature[/b]: " in done.stdout
 
 
-def test_a_model_that_is_not_there_is_said(vllama: Callable) -> None:
+def test_a_model_that_is_not_there_is_said(vllama: Vllama) -> None:
     done = vllama("plan", "--model", "none")
     assert (done.returncode, len(done.stderr.splitlines())) == (3, 1)
 
@@ -152,7 +154,7 @@ def test_a_model_that_is_not_there_is_said(vllama: Callable) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak as Linux tells it")
 @pytest.mark.parametrize(("answers", "kind"), [(False, "ram_indexing"), (True, "ram_encoding")])
 def test_the_peak_of_a_process_is_near_the_plan(
-    vllama: Callable, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answers: bool, kind: str
+    vllama: Vllama, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answers: bool, kind: str
 ) -> None:
     monkeypatch.setenv("VLLAMA_CACHE", str(tmp_path))
     script = PEAK.format(clip=str(clip), answers=answers)
@@ -162,13 +164,13 @@ def test_the_peak_of_a_process_is_near_the_plan(
 
 
 @pytest.mark.parametrize("layers", ["many", "-1", "1.5"])
-def test_gpu_layers_that_are_no_number_are_said(vllama: Callable, clip: Path, layers: str) -> None:
+def test_gpu_layers_that_are_no_number_are_said(vllama: Vllama, clip: Path, layers: str) -> None:
     done = vllama("ask", clip, "What?", f"--gpu-layers={layers}")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"vllama: --gpu-layers is {layers!r}; use auto, all, or a number of layers\n"
 
 
-def test_layers_for_a_gpu_that_llama_cpp_cannot_use_are_refused(vllama: Callable, clip: Path) -> None:
+def test_layers_for_a_gpu_that_llama_cpp_cannot_use_are_refused(vllama: Vllama, clip: Path) -> None:
     import llama_cpp.llama_cpp as library
 
     if library.llama_supports_gpu_offload():

@@ -6,11 +6,11 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import Vllama
 from vllama.runtime import Engine
 from vllama.runtime.bundle import shipped_bundle
 
@@ -98,7 +98,7 @@ def test_ctrl_c_is_quiet_while_modules_are_loaded(clip: Path, module: str) -> No
     ],
 )
 def test_wrong_use_is_one_line_with_the_value_and_where_help_is(
-    vllama: Callable, clip: Path, words: tuple[str, ...], said: str, command: str
+    vllama: Vllama, clip: Path, words: tuple[str, ...], said: str, command: str
 ) -> None:
     done = vllama(*(word.format(clip=clip) for word in words))
     assert (done.returncode, done.stdout) == (2, "")
@@ -106,14 +106,14 @@ def test_wrong_use_is_one_line_with_the_value_and_where_help_is(
     assert re.fullmatch(rf"vllama: .*{said}.*; see `{command} --help`", line), line
 
 
-def test_value_of_the_environment_that_is_wrong_is_named(vllama: Callable, clip: Path) -> None:
+def test_value_of_the_environment_that_is_wrong_is_named(vllama: Vllama, clip: Path) -> None:
     done = vllama("ask", clip, "What?", env={"VLLAMA_THREADS": "foo"})
     assert (done.returncode, done.stdout) == (2, "")
     (line,) = done.stderr.splitlines()
     assert re.search("VLLAMA_THREADS.*'foo'; see `vllama ask --help`$", line), line
 
 
-def test_every_command_is_listed_and_a_slip_is_told_the_nearest(vllama: Callable) -> None:
+def test_every_command_is_listed_and_a_slip_is_told_the_nearest(vllama: Vllama) -> None:
     shown = vllama("--help").stdout
     for name in ("ask", "bench", "chat", "demo", "devices", "eval", "export", "index", "plan", "replay", "watch"):
         assert f"│ {name} " in shown

@@ -11,9 +11,11 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.conftest import Vllama
 from vllama.cli.app import main
 from vllama.export import export_model
 from vllama.runtime.bundle import hash_file, read_manifest
@@ -56,7 +58,7 @@ def _arguments(models: Path, weights: Path, out: Path) -> list[str]:
 
 
 def test_killed_export_goes_on_where_it_was(
-    vllama: Callable, tiny_models: Path, tiny_weights: Path, tiny_bundle: Path, tmp_path: Path
+    vllama: Vllama, tiny_models: Path, tiny_weights: Path, tiny_bundle: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     arguments = _arguments(tiny_models, tiny_weights, out)
@@ -115,7 +117,7 @@ def test_disk_that_fills_up_leaves_no_half_part(silent_spec: ModelSpec, tiny_wei
 
 
 def test_disk_that_is_too_small_is_refused_at_once(
-    vllama: Callable, tiny_models: Path, tiny_weights: Path, small_disk: Path
+    vllama: Vllama, tiny_models: Path, tiny_weights: Path, small_disk: Path
 ) -> None:
     (small_disk / "other").write_bytes(b"x" * (shutil.disk_usage(small_disk).free - 500_000))
     done = vllama(*_arguments(tiny_models, tiny_weights, small_disk / "out"))
@@ -141,7 +143,7 @@ def test_ctrl_c_is_quiet_and_leaves_no_half_part(tiny_models: Path, tiny_weights
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "text", "swapped", "no llm shard", "no tokenizer"])
 def test_wrong_files_are_one_line_and_nothing_is_written(
-    command: Command, tiny_models: Path, tiny_config: dict, weights: Path, tmp_path: Path, damage: str
+    command: Command, tiny_models: Path, tiny_config: dict[str, Any], weights: Path, tmp_path: Path, damage: str
 ) -> None:
     files = {role: weights / name for role, name in tiny_config["files"].items()}
     llama = files["llama"]

@@ -18,6 +18,7 @@ from tests.live.process import Running
 from tests.live.pulse import Pulse, missing
 from vllama.cli import live as cli_live
 from vllama.cli.app import app
+from vllama.cli.render import print_stream
 from vllama.runtime import Budget, Delta, Span, Usage
 from vllama.runtime.live.live_chat import around
 from vllama.runtime.timeline import ClipFeature, FrameFeature, Timeline
@@ -81,16 +82,15 @@ def test_ctrl_c_at_any_moment_ends_it(camera: MjpegServer, home: Path, seconds: 
 
 
 def test_ctrl_c_in_an_answer_keeps_the_chat(film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shown = cli_live.print_stream
     stopped: list[str] = []
 
-    def print_stream(deltas: Iterable[Delta]) -> Usage:
+    def stopped_once(deltas: Iterable[Delta]) -> Usage:
         if stopped:
-            return shown(deltas)
+            return print_stream(deltas)
         stopped.append("".join(delta.text for delta in islice(deltas, 2)))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli_live, "print_stream", print_stream)
+    monkeypatch.setattr(cli_live, "print_stream", stopped_once)
     talk = tmp_path / "talk.txt"
     lines = f"What do you see?\n/save {talk}\nIs there a red circle?\n/status\n"
     done = CliRunner().invoke(app, ["chat", "--webcam", str(film), *MODEL], input=lines)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.conftest import Vllama
 from vllama.export.llama import open_llama
 from vllama.export.mini.held_out import write_set
 from vllama.export.to_gguf import to_gguf
@@ -131,7 +132,7 @@ def test_answer_that_is_stopped_ends_and_the_next_is_whole(engine: Engine) -> No
 
 @pytest.mark.parametrize("kv", ["f16", "q8_0"])
 def test_record_is_replayed_to_the_token_and_the_cpu_says_where_it_was_made(
-    kv: str, layers: GpuLayers, vllama: Callable, tmp_path: Path
+    kv: str, layers: GpuLayers, vllama: Vllama, tmp_path: Path
 ) -> None:
     path = tmp_path / "record.jsonl"
     how = ("--device", "cpu", "--gpu-layers", layers, "--kv", kv, "--temperature", "0.7", "--record", path)

@@ -17,7 +17,6 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
-from typing import ClassVar
 
 import av
 from PIL import Image
@@ -157,7 +156,8 @@ class _Film:
         with av.open(str(clip)) as container:
             stream = container.streams.video[0]
             self.rate = float(stream.average_rate or 25)
-            self._pictures: list[Image.Image | bytes] = [frame.to_image() for frame in container.decode(stream)]
+            frames = (frame.to_ndarray(format="rgb24") for frame in container.decode(stream))
+            self._pictures: list[Image.Image | bytes] = [Image.fromarray(frame) for frame in frames]
         first = self._pictures[0]
         assert isinstance(first, Image.Image)
         self.white = _jpeg(Image.new("RGB", first.size, "white"))
@@ -194,7 +194,7 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     server: _Server
-    protocol_version: ClassVar[str] = "HTTP/1.0"
+    protocol_version = "HTTP/1.0"
 
     def do_GET(self) -> None:
         if not self.path.endswith(".mjpg"):

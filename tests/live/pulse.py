@@ -293,7 +293,8 @@ def read_wav(path: Path, rate: int) -> NDArray[np.float32]:
         own = file.getframerate()
     sound = data.mean(1) / 32768.0
     places = np.arange(int(len(sound) * rate / own)) * own / rate
-    return np.interp(places, np.arange(len(sound)), sound).astype(np.float32)
+    played: NDArray[np.float64] = np.interp(places, np.arange(len(sound)), sound)
+    return played.astype(np.float32)
 
 
 def click(rate: int = RATE) -> NDArray[np.float32]:

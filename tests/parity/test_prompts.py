@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,15 +19,16 @@ _TIMES = re.compile(r"The video contains (\d+) frames sampled at (.*) seconds\. 
 
 
 @pytest.fixture(scope="session")
-def cases(reference: Path) -> dict:
-    return json.loads((reference / "tiny/golden/chat_cases.json").read_text("utf-8"))
+def cases(reference: Path) -> dict[str, Any]:
+    cases: dict[str, Any] = json.loads((reference / "tiny/golden/chat_cases.json").read_text("utf-8"))
+    return cases
 
 
 def _embeds(modality: Modality) -> Embeds:
     return Embeds(np.zeros((1, 4), np.float32), modality)
 
 
-def _media(case: dict) -> Media:
+def _media(case: dict[str, Any]) -> Media:
     video = _embeds("image" if case["kind"] == "image" else "video")
     audio = _embeds("audio") if case["kind"] == "audiovideo" else None
     if case["kind"] == "image":
@@ -37,15 +39,16 @@ def _media(case: dict) -> Media:
 
 
 def _written(pieces: list[Piece]) -> str:
-    return "".join("<ImageHere>" if isinstance(p, Embeds) else getattr(p, "text", p) for p in pieces)
+    words = ("<ImageHere>" if isinstance(p, Embeds) else p if isinstance(p, str) else p.text for p in pieces)
+    return "".join(words)
 
 
-def _spec(case: dict, tiny_models: Path) -> ModelSpec:
+def _spec(case: dict[str, Any], tiny_models: Path) -> ModelSpec:
     return find_spec("tiny-" + {"vicuna": "vicuna", "llama_2": "llama-2"}[case["format"]], tiny_models)
 
 
 @pytest.mark.parametrize("name", _NAMES)
-def test_conversation_reads_as_recorded(name: str, cases: dict, tiny_models: Path) -> None:
+def test_conversation_reads_as_recorded(name: str, cases: dict[str, Any], tiny_models: Path) -> None:
     case = cases[name]
     spec = _spec(case, tiny_models)
     turns: list[Turn] = []

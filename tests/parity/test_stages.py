@@ -77,21 +77,21 @@ def test_picture_stages_in_torch(
     recorded = golden(stages, "pixels")
     frames, video = modules["frames"], modules["video"]
     count = len(recorded["vit_out"])
-    depth = len(frames.visual_encoder.blocks)
+    blocks = frames.get_submodule("visual_encoder.blocks").children()
     kept = seen(
         frames,
         {
-            "vit_patch_embed": frames.visual_encoder.patch_embed,
-            **{f"vit_block{number}": frames.visual_encoder.blocks[number] for number in range(depth)},
-            "vit_out": frames.visual_encoder,
-            "ln_vision_out": frames.ln_vision,
+            "vit_patch_embed": frames.get_submodule("visual_encoder.patch_embed"),
+            **{f"vit_block{number}": block for number, block in enumerate(blocks)},
+            "vit_out": frames.get_submodule("visual_encoder"),
+            "ln_vision_out": frames.get_submodule("ln_vision"),
             "image_qformer_out": frames,
         },
         planes(recorded["pixels"]),
     )
     kept |= seen(
         video,
-        {"video_qformer_out": video.video_Qformer, "llama_proj_out": video},
+        {"video_qformer_out": video.get_submodule("video_Qformer"), "llama_proj_out": video},
         kept["image_qformer_out"][None],
         positions["video"][:count],
     )
@@ -106,14 +106,17 @@ def test_picture_stages_in_torch(
 def test_sound_stages_in_torch(modules: dict[str, Graph], golden: Callable[..., Golden], positions: Golden) -> None:
     recorded = golden("stages_audio")
     clips, audio = modules["clips"], modules["audio"]
-    trunk = clips.modality_trunks["audio"]
+    trunk = clips.get_submodule("modality_trunks.audio")
     kept = seen(
         clips,
         {
-            "audio_tokens_in": clips.modality_preprocessors["audio"],
-            **{f"audio_block{number}_lbd": block for number, block in enumerate(trunk.blocks)},
+            "audio_tokens_in": clips.get_submodule("modality_preprocessors.audio"),
+            **{
+                f"audio_block{number}_lbd": block
+                for number, block in enumerate(trunk.get_submodule("blocks").children())
+            },
             "audio_trunk_out": trunk,
-            "imagebind_feature": clips.modality_heads["audio"][1],
+            "imagebind_feature": clips.get_submodule("modality_heads.audio.1"),
             "imagebind_final": clips,
         },
         recorded["mel"][0],
@@ -121,7 +124,7 @@ def test_sound_stages_in_torch(modules: dict[str, Graph], golden: Callable[..., 
     count = len(kept["imagebind_final"])
     kept |= seen(
         audio,
-        {"audio_qformer_out": audio.audio_Qformer, "audio_llama_proj_out": audio},
+        {"audio_qformer_out": audio.get_submodule("audio_Qformer"), "audio_llama_proj_out": audio},
         kept["imagebind_final"][None],
         positions["audio"][:count],
     )

@@ -112,7 +112,8 @@ def test_a_mac_that_has_no_packages_is_refused_in_one_line(
 def test_a_venv_whose_making_was_interrupted_is_made_to_the_end(
     run: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    run.VENV, run.BIN = tmp_path / ".venv", tmp_path / ".venv" / "bin"
+    monkeypatch.setattr(run, "VENV", tmp_path / ".venv")
+    monkeypatch.setattr(run, "BIN", tmp_path / ".venv" / "bin")
     run.BIN.mkdir(parents=True)
     python = tmp_path / "python"
     python.write_text(f"#!/bin/sh\necho $* >&2\ntouch {run.BIN / 'pip'}\n", "utf-8")

@@ -39,7 +39,12 @@ def test_what_fails_is_said() -> None:
     notes: list[str] = []
     with Command(python("raise SystemExit(7)"), notes.append) as run:
         run.start({})
-        until(lambda: run.look() or bool(notes))
+
+        def is_said() -> bool:
+            run.look()
+            return bool(notes)
+
+        until(is_said)
     with Command("no-such-program-at-all", notes.append) as run:
         run.start({})
     assert "ended with 7; the watch goes on" in notes[0]

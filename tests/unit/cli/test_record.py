@@ -3,13 +3,15 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from tests.conftest import Vllama
 from vllama.cli.newfile import JsonLines
 from vllama.cli.record import Clear, Recorder, Row, There, _came, _there, read_record
 from vllama.runtime import DiskFullError, FileError, Span, Timeline
@@ -20,7 +22,7 @@ HEAD: dict[str, object] = {
     "audio": True, "fps": 1.0, "kv": "f16", "n_ctx": 512, "gpu_layers": 0, "device": "cpu", "runner": "onnx",
     "there": {"frames": [0, 2], "copies": [[2, 0]], "clips": [0.5], "remembered": None},
 }  # fmt: skip
-ROW: dict[str, object] = {
+ROW: dict[str, Any] = {
     "question": "What?", "came": None, "span": [2.0, None], "asked_long": None, "long": "frames",
     "frame_times": [0.0], "audio_spans": [[0.0, 2.0]], "prompt": [1, "aa:0"],
     "sampling": {"temperature": 0.0, "top_p": 1.0, "top_k": 0, "max_tokens": 8, "repetition_penalty": 1.0},
@@ -203,7 +205,7 @@ def test_a_full_disk_is_told_as_such(small_disk: Path) -> None:
 
 
 def test_a_record_on_a_full_disk_ends_the_command_with_its_own_code(
-    vllama: Callable, clip: Path, small_disk: Path
+    vllama: Vllama, clip: Path, small_disk: Path
 ) -> None:
     (small_disk / "filler").write_bytes(b"x" * shutil.disk_usage(small_disk).free)
     path = small_disk / "record.jsonl"
@@ -213,7 +215,7 @@ def test_a_record_on_a_full_disk_ends_the_command_with_its_own_code(
     assert not path.exists()
 
 
-def test_no_record_is_left_where_nothing_was_answered(vllama: Callable, clip: Path, tmp_path: Path) -> None:
+def test_no_record_is_left_where_nothing_was_answered(vllama: Vllama, clip: Path, tmp_path: Path) -> None:
     path = tmp_path / "record.jsonl"
     done = vllama("ask", clip, "What? " * 3000, "-m", "miniature", "--record", path)
     assert (done.returncode, path.exists()) == (6, False), done.stderr

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 from llama_cpp import llama_supports_gpu_offload
 
+from tests.conftest import Vllama
 from vllama import cli
 from vllama.cli.record import There, digest
 from vllama.cli.replay import _find
@@ -22,7 +22,7 @@ CIRCLE = Path(cli.__file__).parent / "demo_clips" / "circle.mp4"
 
 
 @pytest.fixture
-def run(vllama: Callable, tmp_path: Path) -> Callable:
+def run(vllama: Vllama, tmp_path: Path) -> Vllama:
     """The command with a cache of its own."""
 
     def run(*arguments: object, cache: str = "cache") -> Any:
@@ -32,7 +32,7 @@ def run(vllama: Callable, tmp_path: Path) -> Callable:
 
 
 @pytest.fixture
-def record(run: Callable, clip: Path, tmp_path: Path) -> Path:
+def record(run: Vllama, clip: Path, tmp_path: Path) -> Path:
     path = tmp_path / "record.jsonl"
     done = run("ask", clip, "What?", *ASKED, "--record", path)
     assert done.returncode == 0, done.stderr
@@ -54,7 +54,7 @@ def assert_same(done: Any, times: int = 1) -> None:
     assert not [line for line in done.stderr.splitlines() if "note" in line or "differs" in line], done.stderr
 
 
-def test_replay_runs_where_the_record_ran_unless_told_otherwise(run: Callable, record: Path) -> None:
+def test_replay_runs_where_the_record_ran_unless_told_otherwise(run: Vllama, record: Path) -> None:
     assert (lines(record)[0]["device"], lines(record)[0]["runner"]) == ("cpu", "onnx")
     assert_same(run("replay", record))
     assert_same(run("replay", record, "--device", "cpu", "--engine", "onnx", "--gpu-layers", "0"))
@@ -73,7 +73,7 @@ def test_replay_runs_where_the_record_ran_unless_told_otherwise(run: Callable, r
     assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1), wrong.stderr
 
 
-def test_replay_has_the_context_of_the_record(run: Callable, clip: Path, tmp_path: Path) -> None:
+def test_replay_has_the_context_of_the_record(run: Vllama, clip: Path, tmp_path: Path) -> None:
     path = tmp_path / "record.jsonl"
     assert run("index", clip, "-m", "miniature", "--fps", 8).returncode == 0
     how = ("--long", "segments", "--ctx-size", 200, "--record", path)
@@ -87,7 +87,7 @@ def test_replay_has_the_context_of_the_record(run: Callable, clip: Path, tmp_pat
     [("--at", "3"), ("--from", "0.4", "--to", "2.6"), (), ("--long", "memory"), ("--last", "2s", "--long", "map")],
 )
 def test_replay_sees_what_the_question_saw_whatever_was_asked_since(
-    run: Callable, tmp_path: Path, how: tuple[str, ...]
+    run: Vllama, tmp_path: Path, how: tuple[str, ...]
 ) -> None:
     clip, path = CIRCLE, tmp_path / "record.jsonl"
     if "--to" in how:  # from pictures so dense that the span needs none between
@@ -101,7 +101,7 @@ def test_replay_sees_what_the_question_saw_whatever_was_asked_since(
 
 
 def test_replay_sees_no_more_where_the_clip_was_indexed_more_densely(
-    run: Callable, clip: Path, record: Path, tmp_path: Path
+    run: Vllama, clip: Path, record: Path, tmp_path: Path
 ) -> None:
     span = tmp_path / "span.jsonl"
     options = ("--from", "0.4", "--to", "2.6", "--no-audio")  # what was heard by another rule cannot be had again
@@ -112,7 +112,7 @@ def test_replay_sees_no_more_where_the_clip_was_indexed_more_densely(
 
 
 def test_a_record_says_what_each_question_could_choose_from(
-    run: Callable, clip: Path, vllama: Callable, record: Path
+    run: Vllama, clip: Path, vllama: Vllama, record: Path
 ) -> None:
     head, row = lines(record)
     assert head["there"] == {"frames": [0, 5, 10, 15, 20, 25, 30, 35], "copies": [], "clips": [], "remembered": None}
@@ -146,7 +146,7 @@ def test_a_picture_that_has_other_features_than_recorded_is_lacking() -> None:
     assert of_a_copy.lacking == {1, 2}
 
 
-def test_recorded_pictures_that_are_not_there_are_said(run: Callable, record: Path) -> None:
+def test_recorded_pictures_that_are_not_there_are_said(run: Vllama, record: Path) -> None:
     there = lines(record)[0]["there"]
     with_head(record, there={**there, "frames": [*there["frames"], 10**9], "clips": [0.123]})
     done = run("replay", record)
@@ -154,7 +154,7 @@ def test_recorded_pictures_that_are_not_there_are_said(run: Callable, record: Pa
     assert (done.returncode, done.stderr.count("\n")) == (0, 2)
 
 
-def test_an_open_end_is_json_and_is_repeated(run: Callable, clip: Path, tmp_path: Path) -> None:
+def test_an_open_end_is_json_and_is_repeated(run: Vllama, clip: Path, tmp_path: Path) -> None:
     path = tmp_path / "record.jsonl"
     assert run("ask", clip, "What?", "And?", *ASKED, "--from", "2", "--record", path).returncode == 0
     assert [row["span"] for row in lines(path)[1:]] == [[2.0, None]] * 2
@@ -162,6 +162,6 @@ def test_an_open_end_is_json_and_is_repeated(run: Callable, clip: Path, tmp_path
     assert_same(run("replay", path), 2)
 
 
-def test_another_clip_is_refused_before_the_model_is_looked_for(run: Callable, record: Path, silent_clip: Path) -> None:
+def test_another_clip_is_refused_before_the_model_is_looked_for(run: Vllama, record: Path, silent_clip: Path) -> None:
     done = run("replay", record, "--clip", silent_clip, "-m", "no-such-model")
     assert (done.returncode, "its contents differ" in done.stderr) == (3, True), done.stderr

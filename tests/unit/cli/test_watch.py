@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import json
 from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from vllama.cli import watch
 from vllama.cli.watch import Shower, ticks
+from vllama.runtime import Live
 from vllama.runtime.capture.clock import Clock
 from vllama.runtime.live.watching import Score
 from vllama.runtime.types import Span
@@ -43,13 +45,11 @@ def test_what_takes_a_while_moves_no_tick_and_what_was_missed_is_left_out(now: l
 
 
 @pytest.fixture
-def live() -> SimpleNamespace:
-    return SimpleNamespace(clock=Clock())
+def live() -> Live:
+    return cast(Live, SimpleNamespace(clock=Clock()))  # all of it that is used here; a real one needs an engine
 
 
-def test_a_score_is_a_line_for_people_or_for_programs(
-    live: SimpleNamespace, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_score_is_a_line_for_people_or_for_programs(live: Live, capsys: pytest.CaptureFixture[str]) -> None:
     at = live.clock.wall(4.0)
     for score, yes in ((SEEN, "0.61  a red circle? ..."), (UNDECIDED, "undecided  The circle is red. ...")):
         Shower("Red?", live, as_json=False).score(score, True, changed=True)
@@ -61,9 +61,7 @@ def test_a_score_is_a_line_for_people_or_for_programs(
         assert len(row["frames"]) == len(score.frame_times)
 
 
-def test_what_is_undecided_is_said_once_for_each_reason_in_turn(
-    live: SimpleNamespace, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_is_undecided_is_said_once_for_each_reason_in_turn(live: Live, capsys: pytest.CaptureFixture[str]) -> None:
     shower = Shower("Red?", live, as_json=True)
     for score in (UNDECIDED, UNDECIDED, NOTHING, NOTHING, UNDECIDED):
         shower.undecided(score)
@@ -71,7 +69,7 @@ def test_what_is_undecided_is_said_once_for_each_reason_in_turn(
     assert reasons == [False, True, False]
 
 
-def test_a_command_is_told_the_state_and_what_it_rests_on(live: SimpleNamespace) -> None:
+def test_a_command_is_told_the_state_and_what_it_rests_on(live: Live) -> None:
     told = Shower("Red?", live, as_json=True).variables(SEEN, True)
     assert told == {
         "VLLAMA_STATE": "on",

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from vllama.export.checkpoint import Part, read_parts
-from vllama.export.graphs import empty_graph, graph_names
+from vllama.export.graphs import GraphName, empty_graph, graph_names
 from vllama.runtime.spec import AudioEncoder, AudioQformer, ModelSpec, Qformer, VideoQformer, VisionEncoder
 
 
@@ -92,7 +92,7 @@ def other_parts(other_spec: ModelSpec, write_weights: WeightsWriter) -> dict[str
     return {part.name: part for part in read_parts(other_spec, write_weights(other_spec))}
 
 
-def _random_state(name: str, spec: ModelSpec) -> dict[str, torch.Tensor]:
+def _random_state(name: GraphName, spec: ModelSpec) -> dict[str, torch.Tensor]:
     return {key: _random(key, tensor.shape) for key, tensor in empty_graph(name, spec).state_dict().items()}
 
 
@@ -101,7 +101,7 @@ def _random(key: str, shape: torch.Size) -> torch.Tensor:
         return torch.tensor(20.0).log()
     if len(shape) == 1:
         return 0.1 * torch.randn(shape) + ("norm" in key.lower() and key.endswith("weight"))
-    return torch.randn(shape) / shape[1:].numel() ** 0.5
+    return torch.randn(shape) / float(shape[1:].numel() ** 0.5)
 
 
 def _trained(model: dict[str, torch.Tensor]) -> dict[str, object]:

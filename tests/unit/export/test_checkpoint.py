@@ -6,6 +6,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import replace
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -237,7 +238,7 @@ def test_positions_of_another_grid_are_resized_and_others_refused(
     torch.testing.assert_close(found, resize_positions(table, 9), rtol=0, atol=0)
     assert torch.equal(found[:, 0], table[:, 0].float())
     for shape in ((1, 27, 45), (1, 26, 46)):
-        _edited(path, lambda state, shape=shape: state.update(pos_embed=torch.zeros(shape)))
+        _edited(path, methodcaller("update", pos_embed=torch.zeros(shape)))
         with pytest.raises(FileError, match=r"pos_embed is float32 \(1, .*needs float \(1, 10, 45\)"):
             read_parts(other_spec, weights)
 

@@ -5,14 +5,16 @@ import torch
 from torch import Tensor
 
 from vllama.export.checkpoint import Part, build_graph
-from vllama.export.graphs import empty_graph
+from vllama.export.graphs import GraphName, empty_graph
 from vllama.export.lent import hollow, is_matrix, lent
 from vllama.export.to_onnx import examples
 from vllama.runtime.spec import ModelSpec
 
 
 @pytest.mark.parametrize("name", ["frames", "video", "clips", "audio"])
-def test_lent_weights_give_what_held_ones_give(name: str, other_spec: ModelSpec, other_parts: dict[str, Part]) -> None:
+def test_lent_weights_give_what_held_ones_give(
+    name: GraphName, other_spec: ModelSpec, other_parts: dict[str, Part]
+) -> None:
     part, graph = other_parts[name], empty_graph(name, other_spec)
     inputs = [torch.from_numpy(array) for array in examples(graph, 2).values()]
     with lent(graph, part.state.__getitem__):

@@ -48,7 +48,7 @@ def test_factor_evens_out_a_large_channel_and_leaves_even_ones_alone() -> None:
     np.testing.assert_allclose(even_factor(even, even), 1)
     large = even.copy()
     large[2] = 50
-    factor = even_factor(large, 1 / large)
+    factor = even_factor(large, np.reciprocal(large))
     np.testing.assert_allclose(factor[2] / factor[0], 50, rtol=1e-5)
     assert np.prod(factor) == pytest.approx(1, rel=1e-4)
     assert np.isfinite(even_factor(np.zeros(8, np.float32), np.zeros(8, np.float32))).all()

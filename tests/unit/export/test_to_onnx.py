@@ -62,7 +62,8 @@ def export(part: Part, spec: ModelSpec, path: Path, precision: Precision) -> Non
 
 def outputs_of(graph: Graph, inputs: dict[str, np.ndarray]) -> np.ndarray:
     with torch.no_grad():
-        return graph(*(torch.from_numpy(array) for array in inputs.values())).numpy()
+        output: torch.Tensor = graph(*(torch.from_numpy(array) for array in inputs.values()))
+    return output.numpy()
 
 
 def inputs_of(graph: Graph, size: int) -> dict[str, np.ndarray]:
@@ -205,7 +206,8 @@ spec = spec_from_dict(json.loads(sys.argv[1]), "test")
 part = read_part("audio", spec, Path(sys.argv[2]))
 to_onnx(empty_graph("audio", spec), part.state.__getitem__, Path(sys.argv[3]), "int8")
 """
-    arguments = [json.dumps(spec_to_dict(other_spec)), other_parts["audio"].sources[0].parent, tmp_path / "audio.onnx"]
+    folder, path = other_parts["audio"].sources[0].parent, tmp_path / "audio.onnx"
+    arguments = (json.dumps(spec_to_dict(other_spec)), str(folder), str(path))
     subprocess.run([sys.executable, "-c", code, *arguments], check=True, env={**os.environ, "PYTHONHASHSEED": "7"})
     first, second = made("audio", "int8")[1], tmp_path / "audio.onnx"
     for suffix in ("", ".data"):

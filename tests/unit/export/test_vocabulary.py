@@ -4,6 +4,7 @@ import io
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sentencepiece
@@ -18,9 +19,9 @@ SENTENCES = ["the cat sees the dog", "a dog hears the cat", "cats and dogs and c
 def tokenizer() -> Callable[..., bytes]:
     """A small SentencePiece model like that of LLaMA, with options changed."""
 
-    def train(**options: object) -> bytes:
+    def train(**options: Any) -> bytes:
         model = io.BytesIO()
-        like_llama = {
+        like_llama: dict[str, Any] = {
             "model_type": "bpe", "vocab_size": 300, "byte_fallback": True, "remove_extra_whitespaces": False,
             "normalization_rule_name": "identity", "hard_vocab_limit": False, "minloglevel": 9,
         }  # fmt: skip

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,7 +57,7 @@ def test_file_that_is_open_just_now_is_waited_for_on_windows_alone(
 
     monkeypatch.setattr(files, "_WINDOWS", is_windows)
     clock = iter(range(99))
-    monkeypatch.setattr(files.time, "monotonic", lambda: next(clock) / 2)  # half a second a look
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock) / 2)  # half a second a look
     monkeypatch.setattr(files, "_RETRY_SECONDS", 0.0)
     monkeypatch.setattr(os, "replace", replace)
     (tmp_path / "new").write_bytes(b"new")

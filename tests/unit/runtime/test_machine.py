@@ -107,7 +107,17 @@ def test_gpus_are_asked_of_the_driver_and_those_that_do_not_answer_are_left_out(
         pytest.skip("compiles a driver of its own for Linux")
     write(tmp_path / "driver.c", DRIVER)
     library = tmp_path / f"driver{code}.so"
-    command = [compiler, "-shared", "-fPIC", f"-DINIT={code}", "-x", "c", tmp_path / "driver.c", "-o", library]
+    command = [
+        compiler,
+        "-shared",
+        "-fPIC",
+        f"-DINIT={code}",
+        "-x",
+        "c",
+        str(tmp_path / "driver.c"),
+        "-o",
+        str(library),
+    ]
     subprocess.run(command, check=True)
     assert nvidia_memory(str(library)) == found
 

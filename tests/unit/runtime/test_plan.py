@@ -122,9 +122,8 @@ def test_as_many_layers_go_to_a_gpu_as_fit(budget: int, layers: int) -> None:
 
 
 def test_a_smaller_cache_makes_room_for_layers() -> None:
-    few, more, most = (
-        layers_that_fit(SEVEN, n_ctx, kv, 4_000 * MB) for n_ctx, kv in ((4096, "f16"), (2048, "f16"), (2048, "q8_0"))
-    )
+    caches: tuple[tuple[int, Kv], ...] = ((4096, "f16"), (2048, "f16"), (2048, "q8_0"))
+    few, more, most = (layers_that_fit(SEVEN, n_ctx, kv, 4_000 * MB) for n_ctx, kv in caches)
     assert few < more < most
 
 

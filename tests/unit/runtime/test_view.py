@@ -98,12 +98,13 @@ def test_what_was_looked_at_is_not_looked_at_again_until_something_came(
     made: Made, encoders: Encoders, spec: ModelSpec
 ) -> None:
     viewer = made(4, live=True)
-    for come in (
+    news: tuple[Callable[[], object], ...] = (
         lambda: viewer.timeline.add_frame(_frame(encoders, 4)),
         lambda: viewer.timeline.add_clip(_sound(spec, 0.0), whole=False),
         lambda: viewer.timeline.reach(9.0),
         lambda: viewer.timeline.replace_whole_clips((_sound(spec, 1.0),)),
-    ):
+    )
+    for come in news:
         before = viewer.look(None, "frames")
         assert viewer.look(None, "frames") is before
         come()

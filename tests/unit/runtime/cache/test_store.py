@@ -651,7 +651,8 @@ def test_half_a_file_is_not_in_the_way_of_deleting_a_timeline(store: Store) -> N
 def test_lock_that_was_removed_meanwhile_is_taken_anew_and_nobody_is_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    take, taken = lock._take, []
+    take = lock._take
+    taken: list[int] = []
 
     def remove_once(handle: int) -> None:
         if not taken:
@@ -661,7 +662,12 @@ def test_lock_that_was_removed_meanwhile_is_taken_anew_and_nobody_is_asked(
 
     monkeypatch.setattr(lock, "_take", remove_once)
     asked: list[int] = []
-    with locked(tmp_path / LOCK, lambda process: bool(asked.append(process))) as held:
+
+    def ask(process: int) -> bool:
+        asked.append(process)
+        return False
+
+    with locked(tmp_path / LOCK, ask) as held:
         assert held
         assert (tmp_path / LOCK).read_text() == str(os.getpid())
     assert (len(taken), asked) == (2, [])

@@ -95,7 +95,8 @@ def until(true: Callable[[], object]) -> None:
 def shown(pixels: np.ndarray) -> int:
     """Which picture of the clip it is, by where its bar is: 3 of 128 columns further each time, 38 places."""
     bar = np.flatnonzero((pixels[..., 0].astype(int) - pixels[..., 2]).mean(0) > 60)
-    return round(float(bar[0]) * 128 / pixels.shape[1] / 3)
+    place: float = float(bar[0]) * 128 / pixels.shape[1] / 3
+    return round(place)
 
 
 def test_whoever_opens_a_camera_asks_for_the_permission_before_its_thread_opens_it(
@@ -144,7 +145,8 @@ def test_an_rtsp_stream_is_seen_as_it_is_sent_though_its_opening_took_a_while(
     offset = time.monotonic() - clock.now()
     with RtspServer(silent_clip) as server:
         camera = open_camera(server.url, clock)
-        frame, ages = newest(camera), []
+        frame: Frame | None = newest(camera)
+        ages: list[float] = []
         begun = server.begun - offset
         while frame is not None and frame.time < begun + 3.5:
             ages.append(frame.time - begun - shown(frame.pixels) / 10)
@@ -254,7 +256,8 @@ def test_a_paused_camera_lets_its_stream_go(server: MjpegServer, open_camera: Op
     camera = open_camera(server.url)
     newest(camera)
     camera.pause()
-    assert camera.status.state == "paused"
+    paused = camera.status
+    assert paused.state == "paused"
     until(lambda: not server.connections)
     assert camera.newest(-1, 0.0) is None
     camera.resume()

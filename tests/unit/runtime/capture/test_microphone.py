@@ -114,8 +114,8 @@ def test_a_paused_microphone_is_let_go_and_what_follows_is_another_stretch(
     microphone = open_microphone()
     time.sleep(0.5)
     microphone.pause()
-    paused = clock.now()
-    assert microphone.status.state == "paused"
+    paused, status = clock.now(), microphone.status
+    assert status.state == "paused"
     assert pulse.listeners() == 0
     assert microphone.clip(paused, 0.3, PATIENCE) is None
     microphone.resume()

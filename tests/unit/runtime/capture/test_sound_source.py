@@ -43,7 +43,7 @@ def test_stereo_becomes_mono_and_lost_sound_is_told() -> None:
     hear(stream, np.array([[1.0, 0.0], [0.5, -0.5], [0.25, 0.75]]), age=0.0, lossy=True)
     hear(stream, np.zeros((5, 2)), age=0.0)
     first, second = stream.read(0.0)
-    np.testing.assert_array_equal(first.data, np.float32([0.5, 0.0, 0.5]))
+    np.testing.assert_array_equal(first.data, np.array([0.5, 0.0, 0.5], np.float32))
     assert (first.first, first.lossy, second.first, second.lossy) == (0, True, 3, False)
 
 

@@ -46,7 +46,7 @@ NIGHT = _At("2026-03-05T23:30:00", 3600.0)  # until 00:30
 )
 def test_times_of_day_are_seconds_of_the_clock(text: str, clock: Clock, start: float, end: float) -> None:
     span = parse_live_span(text, clock)
-    assert (span.start, span.end) == (pytest.approx(start), pytest.approx(end)), span
+    assert (span.start, span.end) == pytest.approx((start, end)), span
 
 
 @pytest.mark.parametrize(

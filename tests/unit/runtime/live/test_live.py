@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -115,10 +115,10 @@ def test_what_is_forgotten_stays_forgotten_also_what_was_on_its_way(
     inside, outside = threading.Event(), threading.Event()
     encode = live._encoders.frame_features
 
-    def slowly(frame: Frame) -> np.ndarray:
+    def slowly(frames: Sequence[Frame]) -> np.ndarray:
         inside.set()
         outside.wait(_PATIENCE)
-        return encode(frame)
+        return encode(frames)
 
     monkeypatch.setattr(live._encoders, "frame_features", slowly)
     assert inside.wait(_PATIENCE)

@@ -43,7 +43,7 @@ def test_rows_are_appended_and_logits_only_made_where_wanted(context: LlamaConte
     assert context.length == 40
     logits = context.decode(TOKENS[:1], wanted=True)
     assert logits is not None
-    assert (logits.shape, logits.dtype, context.length) == ((context.n_vocab,), np.float32, 41)
+    assert (logits.shape, logits.dtype, context.length) == ((context.n_vocab,), np.dtype(np.float32), 41)
 
 
 def test_what_was_truncated_is_forgotten(context: LlamaContext) -> None:
@@ -104,6 +104,7 @@ def test_another_number_of_rows_at_once_and_repacked_weights_give_the_same_logit
         context = LlamaContext(path, 64, how, cancel)
         for start in range(0, len(TOKENS), context.n_batch):
             logits = context.decode(TOKENS[start : start + context.n_batch], wanted=True)
+        assert logits is not None
         found.append(logits)
         context.close()
     np.testing.assert_allclose(found[1], found[0], atol=2e-2)

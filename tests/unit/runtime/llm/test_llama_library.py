@@ -21,7 +21,7 @@ def test_a_library_that_a_build_needs_and_is_not_there_is_named(tmp_path: Path) 
         pytest.skip("compiles a llama.cpp of its own")
     (tmp_path / "empty.c").touch()
     driver, build = tmp_path / "driver.so", tmp_path / "libllama.so"
-    shared = [compiler, "-shared", "-fPIC", "-x", "c", tmp_path / "empty.c", "-x", "none"]
+    shared: list[str | Path] = [compiler, "-shared", "-fPIC", "-x", "c", tmp_path / "empty.c", "-x", "none"]
     subprocess.run([*shared, "-Wl,-soname,libno-such-driver.so.1", "-o", driver], check=True)
     subprocess.run([*shared, "-Wl,--no-as-needed", driver, "-o", build], check=True)
     code = "from vllama.runtime.llm.llama_library import load_library; load_library()"

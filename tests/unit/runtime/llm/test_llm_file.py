@@ -25,12 +25,12 @@ def test_facts_are_those_that_another_reader_finds(path: Path) -> None:
     assert facts.output == size["output.weight"] + size["output_norm.weight"]
     for number, block in enumerate(facts.blocks):
         assert block == sum(each for name, each in size.items() if name.startswith(f"blk.{number}."))
-    number = {name: field.contents() for name, field in reader.fields.items()}
-    assert len(facts.blocks) == number["llama.block_count"]
-    assert facts.n_vocab == number["llama.vocab_size"]
-    assert facts.hidden_size == number["llama.embedding_length"]
-    assert facts.num_heads == number["llama.attention.head_count"]
-    assert facts.head_size == number["llama.rope.dimension_count"]
+    read = {name: field.contents() for name, field in reader.fields.items()}
+    assert len(facts.blocks) == read["llama.block_count"]
+    assert facts.n_vocab == read["llama.vocab_size"]
+    assert facts.hidden_size == read["llama.embedding_length"]
+    assert facts.num_heads == read["llama.attention.head_count"]
+    assert facts.head_size == read["llama.rope.dimension_count"]
 
 
 def test_a_matrix_that_is_used_twice_counts_twice(tmp_path: Path) -> None:

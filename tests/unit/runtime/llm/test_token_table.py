@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import gguf
@@ -82,7 +83,8 @@ def test_a_file_that_was_cut_or_is_gone_is_said(path: Path, tmp_path: Path) -> N
     copy = tmp_path / "llm.gguf"
     copy.write_bytes(path.read_bytes())
     table = TokenTable(copy, *SHAPE)
-    for spoil in (lambda: os.truncate(copy, 4096), copy.unlink):
+    faults: tuple[Callable[[], None], ...] = (lambda: os.truncate(copy, 4096), copy.unlink)
+    for spoil in faults:
         spoil()
         with pytest.raises(FileError, match=r"llm\.gguf: cannot be read any more"):
             table.embeds(IDS)
