@@ -120,7 +120,8 @@ def placed(clip: Clip, rng: Random) -> Question | None:
         when=" " + expand("[at the start|at the beginning|at first]", rng) if moving else "",
     )  # fmt: skip
     thing = clip.things[number]
-    return question("placed", text, sentence(a_thing(thing)), [thing.colour, thing.shape], (*COLOURS, *SHAPES))
+    answer = f"{'In' if place == 'middle' else 'At'} the {place}: {a_thing(thing)}."
+    return question("placed", text, answer, [thing.colour, thing.shape], (*COLOURS, *SHAPES))
 
 
 def direction(clip: Clip, rng: Random) -> Question | None:

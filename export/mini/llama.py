@@ -188,7 +188,7 @@ def write_hf(llama: Llama, folder: Path) -> None:
         "bos_token_id": 1,
         "eos_token_id": 2,
         "tie_word_embeddings": False,
-        "torch_dtype": "float32",
+        "torch_dtype": str(llama.lm_head.weight.dtype).removeprefix("torch."),
     }
     (folder / "config.json").write_text(json.dumps(table, indent=2) + "\n")
     part = folder / "model.part"

@@ -17,6 +17,7 @@ INSTANT: tuple[Action, ...] = ("appears", "disappears", "turns")
 MOVES: tuple[Action, ...] = ("moves left", "moves right", "moves up", "moves down")
 GRADUAL: tuple[Action, ...] = (*MOVES, "grows", "shrinks")
 ALONE: tuple[Action, ...] = ("rotates", "blinks", "bounces")  # need all frames of a clip, so nothing else happens in it
+ZONES = ("middle", "left", "right", "top", "bottom", "top left", "top right", "bottom left", "bottom right")
 LOW, MIDDLE, HIGH = (0.14, 0.31), (0.42, 0.58), (0.69, 0.86)  # zones of x and y; thirds and fifths agree on them
 WITH, APART = 0.02, 0.25  # sound and event: together up to WITH of the clip, one after the other from APART on
 _SECONDS: dict[str, tuple[float, float]] = {
@@ -77,7 +78,7 @@ def sample_long_clip(rng: Random, seconds: float) -> Clip:
 
 
 def zone(x: float, y: float) -> str:
-    """Where a centre lies: top, bottom, left, right, their pairs such as "top left", or middle."""
+    """Where a centre lies: one of ZONES."""
     row = "top" if y < 0.365 else "bottom" if y > 0.635 else ""
     column = "left" if x < 0.365 else "right" if x > 0.635 else ""
     return f"{row} {column}".strip() or "middle"

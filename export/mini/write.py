@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
 
 import torch
@@ -28,7 +29,7 @@ def write_weights(
     llama: Llama,
     tokenizer: Path,
 ) -> None:
-    """Write every file that the entry of the miniature names into `out`, in fp16 but for the language model.
+    """Write every file that the entry of the miniature names into `out`, in fp16.
 
     tokenizer: the folder with its three files.
     """
@@ -49,7 +50,7 @@ def write_weights(
         branch = {key.removeprefix(name): tensor for key, tensor in own.items() if key.startswith(name)}
         torch.save({"model": _half({**branch, position: own[position]})}, out / file.name)
     folder = out / spec.files.llm.name
-    write_hf(llama, folder)
+    write_hf(deepcopy(llama).half(), folder)
     for name in _TOKENIZER:
         shutil.copyfile(tokenizer / name, folder / name)
 
