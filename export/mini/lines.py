@@ -13,11 +13,12 @@ from typing import get_args
 
 from sentencepiece import SentencePieceProcessor
 
-from .facts import FOREIGN, NUMBERS, audio_facts, deed, eighth, name
+from .facts import FOREIGN, NUMBERS, audio_facts, deed, eighth
 from .sampler import ZONES, zone
 from .world import Action, Clip, Thing
 
 _THINGS, _EVENTS = 3, 2
+_THING_WORDS = 5
 _UNWRITTEN = [code for code in range(1, 32) if not chr(code).isspace()]  # control characters: no question has them
 _CODES = {f"<{words}>": code for code, words in zip(_UNWRITTEN, (*ZONES, *get_args(Action)), strict=False)}
 
@@ -25,10 +26,10 @@ _CODES = {f"<{words}>": code for code, words in zip(_UNWRITTEN, (*ZONES, *get_ar
 def picture_line(things: Sequence[Thing]) -> list[str]:
     """Sixteen words: "two <bottom> red cross bottom . <top left> blue star top left . . . . ." and so on."""
     words = [NUMBERS[len(things)]]
-    for number in range(_THINGS):
-        own = [(thing, zone(thing.x, thing.y)) for thing in things[number : number + 1]]
-        words += _filled([word for thing, at in own for word in (f"<{at}>", *name(thing).split(), *at.split())], 5)
-    return words
+    for thing in things[:_THINGS]:
+        at = zone(thing.x, thing.y)
+        words += _filled([f"<{at}>", thing.colour, thing.shape, *at.split()], _THING_WORDS)
+    return _filled(words, 1 + _THINGS * _THING_WORDS)
 
 
 def video_line(clip: Clip) -> list[str]:
@@ -37,8 +38,8 @@ def video_line(clip: Clip) -> list[str]:
     if not clip.events:
         return [*words, ".", "nothing", "happens"]
     for event in clip.events[:_EVENTS]:
-        done = _filled(deed(event).split(), 2)
-        words += [f"<{event.action}>", *name(clip.things[event.thing]).split(), *done, "at", str(eighth(event.start))]
+        thing, done = clip.things[event.thing], _filled(deed(event).split(), 2)
+        words += [f"<{event.action}>", thing.colour, thing.shape, *done, "at", str(eighth(event.start))]
     return words
 
 
