@@ -58,7 +58,7 @@ _CALLS: tuple[tuple[str, str, Label], ...] = (
     ("vllama.runtime.cache.store", "Store.read", "timeline: read"),
     ("vllama.runtime.cache.saved", "Saved.fill", "timeline: map features"),
     ("vllama.runtime.encoders", "Encoders.__init__", "encoders: position tables"),
-    ("vllama.runtime.llm.llama_context", "_library", "LLM: load llama.cpp"),
+    ("vllama.runtime.llm.devices", "load_library", "LLM: load llama.cpp"),
     ("vllama.runtime.llm.llama_context", "LlamaContext._load_model", "LLM: map weights"),
     ("vllama.runtime.llm.llama_context", "LlamaContext._make_context", "LLM: context and KV cache"),
     ("vllama.runtime.backend_onnx", "_import_onnxruntime", "graphs: load ONNX Runtime"),
