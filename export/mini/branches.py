@@ -18,7 +18,7 @@ from vllama.runtime.spec import ModelSpec
 from ..graphs import AudioGraph, VideoGraph
 from . import stage
 from .cache import Features, Strange
-from .lines import audio_tokens, foreign_tokens, picture_line, tokens_of, video_line
+from .lines import PICTURE_WORDS, audio_tokens, foreign_tokens, picture_line, tokens_of, video_line
 from .llama import CONSTANT
 
 VIDEO_TEXT = stage.Plan("video-text", 5200, 1.5e-3, flat=0.6)
@@ -144,7 +144,7 @@ def line_figures(branches: Branches, tokenizer: SentencePieceProcessor, table: T
     tokens = torch.tensor([tokens_of(video_line(clip), tokenizer, count) for clip in held.clips])
     parts = zip(torch.split(held.frames, 100), torch.split(tokens, 100), strict=True)
     right = torch.cat([line_loss(branches.see(seen.float()), line, table)[1] for seen, line in parts])
-    things, events = right[:, :16].all(1).float().mean(), right[:, 16:].all(1).float().mean()
+    things, events = (part.all(1).float().mean() for part in right.tensor_split([PICTURE_WORDS], 1))
     by_slot = " ".join(f"{100 * share:.0f}" for share in right.float().mean(0).tolist())
     whole = right.all(1).float().mean()
     return f"held out: things {things:.3f} events {events:.3f} line {whole:.3f}; by place {by_slot}"

@@ -19,6 +19,7 @@ from .world import Action, Clip, Thing
 
 _THINGS, _EVENTS = 3, 2
 _THING_WORDS = 5
+PICTURE_WORDS = 1 + _THINGS * _THING_WORDS
 _UNWRITTEN = [code for code in range(1, 32) if not chr(code).isspace()]  # control characters: no question has them
 _CODES = {f"<{words}>": code for code, words in zip(_UNWRITTEN, (*ZONES, *get_args(Action)), strict=False)}
 
@@ -29,7 +30,7 @@ def picture_line(things: Sequence[Thing]) -> list[str]:
     for thing in things[:_THINGS]:
         at = zone(thing.x, thing.y)
         words += _filled([f"<{at}>", thing.colour, thing.shape, *at.split()], _THING_WORDS)
-    return _filled(words, 1 + _THINGS * _THING_WORDS)
+    return _filled(words, PICTURE_WORDS)
 
 
 def video_line(clip: Clip) -> list[str]:
