@@ -28,6 +28,7 @@ from vllama.runtime.files import is_disk_full, replace_file, write_whole
 from vllama.runtime.lock import locked
 
 _JOURNAL = "journal.json"
+_WINDOWS = os.name == "nt"
 
 
 @dataclass(frozen=True)
@@ -175,6 +176,8 @@ def alone(out: Path) -> Iterator[None]:
         return False
 
     with ExitStack() as stack:
+        if _WINDOWS:  # what is open cannot be removed there, not even by another that has let it go
+            stack.callback(_remove, lock)
         try:
             lock.parent.mkdir(parents=True, exist_ok=True)
             held = stack.enter_context(locked(lock, wait))
@@ -182,7 +185,8 @@ def alone(out: Path) -> Iterator[None]:
             raise FileError(f"{lock}: {error.strerror}; choose another --out") from error
         if not held:
             raise FileError(f"{out}: process {holders[0]} exports to it; wait for that, or choose another --out")
-        stack.callback(_remove, lock)
+        if not _WINDOWS:  # there, once it is let go, it may be another's
+            stack.callback(_remove, lock)
         _tidy(out)
         yield
 
@@ -199,7 +203,7 @@ def _tidy(out: Path) -> None:
 
 
 def _remove(lock: Path) -> None:
-    with suppress(OSError):  # where an open file cannot be removed, it stays, and is locked again next time
+    with suppress(OSError):  # where it stays, it is locked again next time
         lock.unlink()
 
 

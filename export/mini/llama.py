@@ -200,7 +200,7 @@ def read_hf(folder: Path) -> Llama:
     """The model in a folder that `write_hf` wrote."""
     from safetensors.torch import load_file
 
-    table = json.loads((folder / "config.json").read_text())
+    table = json.loads((folder / "config.json").read_text("utf-8"))
     names = LlamaShape.__dataclass_fields__
     llama = Llama(LlamaShape(**{name: table[name] for name in names}))
     llama.load_state_dict(load_file(folder / "model.safetensors"))

@@ -54,7 +54,7 @@ def check_address(name: str, url: str, seconds: float, wanted: Callable[[], bool
         try:
             reasons.append(_connect(family, address, seconds, wanted))
         except OSError as error:  # a system without IPv6 still knows such addresses
-            reasons.append((error.strerror or str(error)).lower())
+            reasons.append(_words(error.errno) if error.errno else str(error).lower())
         if not reasons[-1]:
             return
     raise DeviceError(f"{name}: {reasons[0]}; see whether the camera is on and the address is right")
@@ -84,7 +84,13 @@ def _connect(family: int, address: object, seconds: float, wanted: Callable[[], 
             _, ready, failed = select.select([], [line], [line], _LOOK_SECONDS)
             if ready or failed:
                 code = line.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-    return os.strerror(code).lower() if code else ""
+    return _words(code) if code else ""
+
+
+def _words(code: int) -> str:
+    """What an error of a connection means; `os.strerror` knows none of Windows' own numbers for them."""
+    windows: dict[int, str] = getattr(socket, "errorTab", {})
+    return (windows.get(code) or os.strerror(code)).rstrip(".").lower()
 
 
 def _http_status(parts: SplitResult) -> str:

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 _OPEN_SECONDS, _READ_SECONDS = 5.0, 3.0  # a stream that is silent for so long is lost
 _ALLOW_SECONDS, _AGAIN_SECONDS = 30.0, 1.0  # in which a person may allow it, and after which it is tried again
 _LISTS = (".m3u8", ".mpd")  # come a whole segment at a time
+# Left to itself, OpenCV begins with FFmpeg, which says on stderr that it opens no camera. Of Windows' two, DirectShow
+# knows cameras that are programs.
+_CAMERAS = {"linux": ("CAP_V4L2",), "darwin": ("CAP_AVFOUNDATION",), "win32": ("CAP_MSMF", "CAP_DSHOW")}
 _FREE_IT = {
     "linux": "close the program that uses it",
     "darwin": "close the program that uses it, or allow this one in System Settings > Privacy & Security > Camera",
@@ -159,15 +162,25 @@ def _opened(source: VideoSource) -> cv2.VideoCapture:
     except ImportError as error:
         raise DeviceError(f"OpenCV cannot be loaded ({error}); install opencv-python again") from error
     if source.kind == "device":
-        backend = cv2.CAP_V4L2 if sys.platform == "linux" else cv2.CAP_ANY
-        if isinstance(source.address, int):  # OpenCV's declarations know one or the other
-            return cv2.VideoCapture(source.address, backend)
-        return cv2.VideoCapture(source.address, backend)
+        return _camera(source.address)
     options = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, int(1000 * _OPEN_SECONDS)]
     options += [cv2.CAP_PROP_READ_TIMEOUT_MSEC, int(1000 * _READ_SECONDS)]
     if source.kind == "stream":
         options += [cv2.CAP_PROP_N_THREADS, 1]  # each further one would hold a picture back
     return cv2.VideoCapture(str(source.address), cv2.CAP_FFMPEG, options)
+
+
+def _camera(address: str | int) -> cv2.VideoCapture:
+    import cv2
+
+    capture = cv2.VideoCapture()
+    for name in _CAMERAS.get(sys.platform, ("CAP_ANY",)):
+        backend = getattr(cv2, name)
+        # OpenCV's declarations know one or the other
+        opened = capture.open(address, backend) if isinstance(address, int) else capture.open(str(address), backend)
+        if opened:
+            break
+    return capture
 
 
 def _prepare() -> None:

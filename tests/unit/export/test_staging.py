@@ -313,6 +313,15 @@ def test_one_exports_to_a_place_at_a_time(out: Path) -> None:
     assert names(out.parent) == set()
 
 
+def test_where_what_is_open_cannot_be_removed_the_lock_is_once_it_is_let_go(
+    out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vllama.export.staging._WINDOWS", True)
+    with alone(out):
+        assert names(out.parent) == {"out.lock"}
+    assert names(out.parent) == set()
+
+
 def test_folder_one_is_in_is_a_place_like_any_other(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out.mkdir(parents=True)
     monkeypatch.chdir(out)
@@ -326,7 +335,9 @@ def test_folder_one_is_in_is_a_place_like_any_other(out: Path, monkeypatch: pyte
 
 def test_place_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(FileError, match=r"Not a directory; choose another --out"):
+    with pytest.raises(OSError, match="file") as system:
+        (tmp_path / "file" / "folder").mkdir(parents=True)  # Windows has words of its own
+    with pytest.raises(FileError, match=rf"out\.partial: {system.value.strerror}; choose another --out"):
         Staging(tmp_path / "file" / "out")
     with pytest.raises(FileError, match="choose another --out"), alone(tmp_path / "file" / "deep" / "out"):
         raise AssertionError("made")

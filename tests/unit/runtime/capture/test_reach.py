@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import socket
 import threading
 import time
@@ -45,6 +46,12 @@ def test_what_is_wrong_with_an_address_is_one_line(url: str, said: str) -> None:
     assert str(raised.value) == said
 
 
+def test_windows_has_words_of_its_own_for_a_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "errorTab", {errno.ECONNREFUSED: "Refused there."}, raising=False)
+    with pytest.raises(DeviceError, match=r"^camera: refused there; see whether"):
+        check_address("camera", "http://127.0.0.1:9/a", 5.0, lambda: True)
+
+
 def full() -> tuple[socket.socket, list[socket.socket]]:
     """A server that takes no further connection, and what fills it."""
     server = socket.socket()
@@ -81,7 +88,7 @@ def test_a_system_without_ipv6_takes_the_other_address(monkeypatch: pytest.Monke
         monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **options: both)  # 99: no family of this system
         check_address("camera", f"rtsp://somewhere:{port}/a", 5.0, lambda: True)
         monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **options: both[:1])
-        with pytest.raises(DeviceError, match=r"^camera: address family not supported by protocol; see whether"):
+        with pytest.raises(DeviceError, match=r"^camera: address family not supported by protocol( family)?; see"):
             check_address("camera", f"rtsp://somewhere:{port}/a", 5.0, lambda: True)
 
 

@@ -4,10 +4,11 @@ import os
 import sys
 from types import SimpleNamespace
 
+import cv2
 import pytest
 
 from vllama.runtime.capture import video_source
-from vllama.runtime.capture.video_source import VideoSource, await_permission, open_video
+from vllama.runtime.capture.video_source import VideoSource, await_permission, open_video, opens
 from vllama.runtime.errors import DeviceError
 
 CAMERA = VideoSource("camera 0", "device", 0)
@@ -61,10 +62,31 @@ def test_nobody_is_asked_elsewhere_nor_for_a_file(
     await_permission(source, pytest.fail)
 
 
+@pytest.mark.parametrize(
+    ("system", "backends"),
+    [("linux", ["CAP_V4L2"]), ("darwin", ["CAP_AVFOUNDATION"]), ("win32", ["CAP_MSMF", "CAP_DSHOW"])],
+)
+def test_a_camera_is_opened_by_what_opens_cameras(
+    system: str, backends: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    capture = cv2.VideoCapture()
+
+    def recorded(address: int, backend: int) -> bool:
+        asked.append(backend)
+        return capture.open(address, backend)
+
+    opened = SimpleNamespace(open=recorded, isOpened=capture.isOpened, release=capture.release)
+    monkeypatch.setattr(sys, "platform", system)
+    monkeypatch.setattr(cv2, "VideoCapture", lambda: opened)
+    assert not opens(VideoSource("camera 99", "device", 99))
+    assert asked == [getattr(cv2, name) for name in backends]
+
+
 def test_a_device_that_is_not_there_is_one_line_where_the_system_has_no_such_files(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.delattr(os, "O_NONBLOCK")
+    monkeypatch.delattr(os, "O_NONBLOCK", raising=False)
     source = VideoSource("camera 0", "device", "/dev/video98")
     with pytest.raises(DeviceError, match=r"^camera 0: there is no /dev/video98; `vllama devices` lists the cameras$"):
         open_video(source, lambda: True).__enter__()
