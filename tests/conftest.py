@@ -15,7 +15,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 _HERE = Path(__file__).parent
 _SHARED = _HERE.parents[1] / "shared"
 Golden = dict[str, np.ndarray]
+KILLED = 1 if sys.platform == "win32" else -signal.SIGKILL  # the exit code of a process that was
 
 
 @pytest.fixture(scope="session")
@@ -181,6 +182,17 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("home")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_surroundings(home: Path) -> Iterator[None]:
+    """No test sees what this person has set, exported and indexed, or leaves anything there."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("VLLAMA_") and name != "VLLAMA_REFERENCE"]:
+            patch.delenv(name)
+        patch.setenv("VLLAMA_MODELS", str(home / "models"))
+        patch.setenv("VLLAMA_CACHE", str(home / "cache"))
+        yield
+
+
 @pytest.fixture(scope="session")
 def vllama(home: Path) -> Vllama:
     """Run the `vllama` command as a person does; keyword `env` adds variables, others go to subprocess.run."""
@@ -190,7 +202,7 @@ def vllama(home: Path) -> Vllama:
         return subprocess.run(
             [sys.executable, "-m", "vllama.cli", *map(str, arguments)],
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             timeout=300,
             **{"stdin": None if "input" in options else subprocess.DEVNULL, **options},
             env={**os.environ, **own, **(env or {})},
