@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -197,6 +198,7 @@ def test_timeline_of_other_encoders_is_refused(engine: Engine, clip: Path, expor
         engine.chat(timeline)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a right there")
 def test_engine_without_a_name_opens_the_only_bundle(
     tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

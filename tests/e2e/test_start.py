@@ -25,12 +25,12 @@ except SystemExit:
 print(json.dumps(sorted(sys.modules)))
 """
 _INTERRUPTED = """
-import os, signal, sys
+import signal, sys
 
 class Interrupting:
     def find_spec(self, name, path=None, target=None):
         if name == {module!r}:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
 
 from vllama.cli.__main__ import main
 assert {module!r} not in sys.modules

@@ -16,8 +16,10 @@ from pathlib import Path
 
 import av
 import numpy as np
+import psutil
 import pytest
 
+from tests.conftest import KILLED
 from vllama.runtime import DiskFullError, Engine, FileError, MediaError, Span, SpecError, Timeline
 from vllama.runtime.cache import saver
 from vllama.runtime.cache.catalogue import list_entries
@@ -123,7 +125,7 @@ def test_killed_ten_times_ends_as_if_never_killed(
     assert process.returncode == 0, said
     work = time.monotonic() - begun
     states: list[tuple[int, int, int]] = []
-    while sum(code == -signal.SIGKILL for code, _, _ in states) < 10:
+    while sum(code == KILLED for code, _, _ in states) < 10:
         assert len(states) < 40, (seed, states, work)
         cache = tmp_path / f"cache-{len(states)}"
         process = _start(tiny_bundle, minute, cache)
@@ -155,6 +157,7 @@ def test_killed_again_and_again_on_one_cache_comes_to_an_end(
     assert _features(engine.index(minute)) == uninterrupted
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is sent as POSIX does it")
 def test_ctrl_c_keeps_what_is_complete_and_says_how_to_go_on(
     tiny_bundle: Path, engine: Engine, minute: Path, uninterrupted: object, cache: Path
 ) -> None:
@@ -296,7 +299,8 @@ def test_file_that_changes_while_it_is_read_is_said_and_nothing_of_it_is_kept(
 
     with pytest.raises(MediaError, match="was changed while it was read"):
         engine.index(path, progress=change)
-    assert _chunks(cache) == []
+    assert sum(entry.frames + entry.clips for entry in list_entries()) == 0
+    assert _chunks(cache) == [] or sys.platform == "win32"  # where an empty one stands for what is still mapped
     assert engine.index(path).saved
 
 
@@ -317,13 +321,13 @@ def test_index_waits_for_the_one_at_work_and_a_question_does_not(
 ) -> None:
     process = _start(tiny_bundle, minute, cache)
     _wait_for(lambda: _chunks(cache), process)
-    process.send_signal(signal.SIGSTOP)  # at work, for as long as we like
+    psutil.Process(process.pid).suspend()  # at work, for as long as we like
     said: list[str] = []
     asked = engine.index(minute, fps=0.0, span=Span(50.0, 51.0), note=said.append)
     assert len(asked.choose_frames(8, Span(50.0, 51.0))) >= 5
     assert not asked.saved
     assert [f"process {process.pid} is indexing it" in text for text in said] == [True]
-    threading.Timer(1.0, process.send_signal, (signal.SIGCONT,)).start()
+    threading.Timer(1.0, psutil.Process(process.pid).resume).start()
     timeline = engine.index(minute, fps=0.0, must_save=True, note=said.append)  # an index, not a question
     process.communicate(timeout=120)
     assert process.returncode == 0

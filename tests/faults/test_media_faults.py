@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -97,7 +98,8 @@ def test_an_empty_file_a_letter_and_a_folder_are_refused(ask: Ask, tmp_path: Pat
     refused(ask(empty), "empty.mp4: is empty; get the file again")
     refused(ask(letter), "letter.mp4: cannot be decoded", "no media file")
     refused(ask(folder), "folder.mp4: ", "give a video")
-    refused(ask(tmp_path / ("x" * 300)), "File name too long; ")
+    if sys.platform != "win32":  # which has words of its own
+        refused(ask(tmp_path / ("x" * 300)), "File name too long; ")
 
 
 def test_a_file_that_may_not_be_read_is_refused(ask: Ask, tmp_path: Path, unprivileged: Callable[[], None]) -> None:

@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 from types import TracebackType
 
+import pytest
+
 _PATIENCE = 60.0
 
 
@@ -24,7 +26,8 @@ class Running:
         own = {"VLLAMA_MODELS": str(home / "models"), "VLLAMA_CACHE": str(home / "cache"), "COLUMNS": "120"}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "vllama.cli", *map(str, arguments)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **own},
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            encoding="utf-8", env={**os.environ, **own},
         )  # fmt: skip
         self.out: list[str] = []
         self.err: list[str] = []
@@ -63,6 +66,8 @@ class Running:
 
     def interrupt(self) -> None:
         """Ctrl-C."""
+        if sys.platform == "win32":
+            pytest.skip("Ctrl-C is sent as POSIX does it")
         self.process.send_signal(signal.SIGINT)
 
     def end(self) -> int:

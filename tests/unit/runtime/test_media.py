@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import struct
+import sys
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, cast
@@ -491,8 +492,9 @@ def test_what_is_no_readable_file_is_refused(tmp_path: Path) -> None:
         empty: "empty.mp4: is empty; get the file again",
         folder: "folder: a folder; give a video, sound or picture",
         tmp_path / "none.mp4": "none.mp4: no such file; give a video, sound or picture",
-        tmp_path / ("x" * 300): "File name too long; check its name and permissions",
     }
+    if sys.platform != "win32":  # which has words of its own
+        wanted[tmp_path / ("x" * 300)] = "File name too long; check its name and permissions"
     for path, message in wanted.items():
         with pytest.raises(MediaError) as raised:
             probe(path)

@@ -254,6 +254,7 @@ def test_damaged_feature_is_dropped_said_and_encoded_again(engine: Engine, noisy
     assert len(list(cache.glob("timelines/*/*.safetensors"))) == 1
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="what is mapped cannot be written there")
 def test_damage_beside_what_a_question_needs_is_said_too(engine: Engine, noisy: Path, cache: Path) -> None:
     timeline = engine.index(noisy, fps=1.0)
     rule = frame_indices(engine.spec.video.num_frames, timeline.length)
@@ -355,10 +356,11 @@ def test_chunks_that_many_killed_ones_left_are_merged_before_more_are_written(
             store.append([FrameFeature(index, index / _RATE, timeline.frames_in()[0].features)], [], [])
 
     def look(done: int, total: int) -> None:
-        if done == 1:
+        if done == 1 and sys.platform != "win32":  # where what is mapped stays until it is used no more
             assert len(list(cache.glob("timelines/*/*.safetensors"))) <= 2
 
     engine.index(noisy, fps=4.0, progress=look)
+    assert len(list(cache.glob("timelines/*/*.safetensors"))) <= 2
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc to tell what is mapped")

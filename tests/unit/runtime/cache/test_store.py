@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 import threading
@@ -46,7 +47,7 @@ def _about(**changes: object) -> About:
     about = About(
         schema=SCHEMA, model=_MODEL, content=_CONTENT, kind="video", length=100, duration=10.0, frame_rate=10.0,
         sound=True, samples=160_000, fps=1.0, listened=True, wanted_fps=1.0, frames=0, clips=0, model_name="tiny",
-        path="/clips/kitchen.mp4", file_bytes=1, mtime_ns=2,
+        path=os.path.realpath("/clips/kitchen.mp4"), file_bytes=1, mtime_ns=2,
     )  # fmt: skip
     return replace(about, **changes)  # type: ignore[arg-type]
 
@@ -235,7 +236,9 @@ def test_chunk_in_which_all_is_damaged_is_removed(store: Store) -> None:
         store.append(_frames(7), [], [])
         _damage(store.read().chunks[0], "frame_features", 0)
         store.repair(store.read().chunks[0])
-    assert store.read().chunks == ()
+    saved = store.read()
+    assert (saved.frames, saved.damaged(), saved.leftover) == (0, [], ())
+    assert saved.chunks == () or sys.platform == "win32"  # where an empty one stands for what was mapped
 
 
 def test_torn_chunk_is_told_and_the_others_are_kept(store: Store) -> None:
@@ -388,6 +391,7 @@ def test_unfinished_timeline_is_listed_as_such(store: Store) -> None:
     assert [entry.state for entry in list_entries()] == ["asked about"]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="what is open cannot be removed there")
 def test_lock_of_a_deleted_folder_is_not_taken_for_the_new_one(tmp_path: Path) -> None:
     with locked(tmp_path / LOCK, lambda process: False) as first:
         (tmp_path / LOCK).unlink()
@@ -442,7 +446,7 @@ def test_description_that_cannot_be_opened_now_is_not_given_up(store: Store) -> 
 
 
 def test_too_many_open_files_is_told_as_such_when_writing(store: Store) -> None:
-    said = pytest.raises(FileError, match=f"{store.folder}: cannot be written .*ulimit -n")
+    said = pytest.raises(FileError, match=f"{re.escape(str(store.folder))}: cannot be written .*ulimit -n")
     with store.writing(lambda process: False), _few_files(0), said:
         store.append(_frames(1), [], [])
 
@@ -461,7 +465,7 @@ def test_many_small_chunks_are_merged_while_more_are_written_and_can_still_be_un
                 assert [shared.index for shared in settled.shared] == list(range(1, 2 * index + 2, 2))
         saved = store.read()
         assert (saved.frames, saved.shared, saved.clips) == (6 * MOST_SMALL + 1, 3 * MOST_SMALL, 3 * MOST_SMALL)
-        assert saved.leftover == ()
+        assert len(saved.leftover) <= (1 if sys.platform == "win32" else 0)  # where what is still used stays
         store.undo()
     assert _held(store) == before
 
@@ -556,6 +560,7 @@ def test_merged_file_that_is_torn_is_left_over_and_not_missed(store: Store, monk
     assert torn in saved.leftover
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="what is listed cannot be removed there")
 def test_timelines_are_listed_beside_one_that_is_written_and_one_that_is_removed(store: Store) -> None:
     with store.writing(lambda process: False):
         store.describe(_about())
@@ -648,6 +653,7 @@ def test_half_a_file_is_not_in_the_way_of_deleting_a_timeline(store: Store) -> N
     assert not store.folder.exists()
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="what is open cannot be removed there")
 def test_lock_that_was_removed_meanwhile_is_taken_anew_and_nobody_is_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

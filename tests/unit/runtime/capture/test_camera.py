@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -29,6 +30,7 @@ from vllama.runtime.types import Frame
 SIZE = 64
 PATIENCE = 20.0
 Open = Callable[..., Camera]
+linux = pytest.mark.skipif(sys.platform != "linux", reason="its cameras are files")
 
 
 @pytest.fixture
@@ -289,8 +291,10 @@ def test_what_lay_in_a_buffer_is_passed_over_not_shown_late(clip: Path, open_cam
 @pytest.mark.parametrize(
     ("source", "said"),
     [
-        ("99", "camera 99: there is no /dev/video99; `vllama devices` lists the cameras"),
-        ("/dev/video98", "/dev/video98: there is no /dev/video98; `vllama devices` lists the cameras"),
+        pytest.param("99", "camera 99: there is no /dev/video99; `vllama devices` lists the cameras", marks=linux),
+        pytest.param(
+            "/dev/video98", "/dev/video98: there is no /dev/video98; `vllama devices` lists the cameras", marks=linux
+        ),
         ("no such", "no such: no such camera or file; `vllama devices` lists the cameras"),
         (
             "rtsp://user:secret@127.0.0.1:9/live",

@@ -198,7 +198,7 @@ def test_the_end_token_ends_an_answer_and_is_not_part_of_it(
     folder.mkdir()
     for file in (tiny_weights / folder.name).iterdir():
         shutil.copyfile(file, folder / file.name)
-    tensors = load_file(folder / "model.safetensors")
+    tensors = load_file(tiny_weights / folder.name / "model.safetensors")
     tensors["lm_head.weight"][2] = 2 * tensors["lm_head.weight"][best]
     save_file(tensors, folder / "model.safetensors")
     to_gguf(open_llama(vicuna_spec, tmp_path), vicuna_spec, tmp_path / "llm.gguf", "F16")
