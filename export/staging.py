@@ -176,7 +176,7 @@ def alone(out: Path) -> Iterator[None]:
         return False
 
     with ExitStack() as stack:
-        if _WINDOWS:  # what is open cannot be removed there, not even by another that has let it go
+        if _WINDOWS:  # an open file, or one that another has open by then, cannot be removed there
             stack.callback(_remove, lock)
         try:
             lock.parent.mkdir(parents=True, exist_ok=True)
@@ -185,7 +185,7 @@ def alone(out: Path) -> Iterator[None]:
             raise FileError(f"{lock}: {error.strerror}; choose another --out") from error
         if not held:
             raise FileError(f"{out}: process {holders[0]} exports to it; wait for that, or choose another --out")
-        if not _WINDOWS:  # there, once it is let go, it may be another's
+        if not _WINDOWS:  # while it is locked: afterwards it may be another's
             stack.callback(_remove, lock)
         _tidy(out)
         yield
@@ -203,7 +203,7 @@ def _tidy(out: Path) -> None:
 
 
 def _remove(lock: Path) -> None:
-    with suppress(OSError):  # where it stays, it is locked again next time
+    with suppress(OSError):  # if it stays, it is locked again next time
         lock.unlink()
 
 

@@ -209,8 +209,10 @@ def _kept_bundles() -> list[Path]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        if isinstance(error, NotADirectoryError) or os.path.isfile(folder):
-            raise FileError(f"{folder}: is no folder; set VLLAMA_MODELS to one, or name one with --model") from error
+        if os.path.isfile(folder) or isinstance(error, NotADirectoryError):  # Wine has another error for a file
+            raise FileError(
+                f"{folder}: is no folder; set VLLAMA_MODELS to one, or name a bundle with --model"
+            ) from error
         raise FileError(f"{folder}: {error.strerror}; check its permissions, or name a bundle with --model") from error
     for path in there:
         check_permission(path / MANIFEST)

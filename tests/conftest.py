@@ -35,7 +35,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 _HERE = Path(__file__).parent
 _SHARED = _HERE.parents[1] / "shared"
 Golden = dict[str, np.ndarray]
-KILLED = 1 if sys.platform == "win32" else -signal.SIGKILL  # the exit code of a process that was
+needs_links = pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege there")
+needs_ctrl_c = pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is sent as POSIX does it")
+KILLED = 1 if sys.platform == "win32" else -signal.SIGKILL  # the exit code of a killed process
 
 
 @pytest.fixture(scope="session")
@@ -209,6 +211,13 @@ def vllama(home: Path) -> Vllama:
         )
 
     return run
+
+
+def read_tensors(folder: Path) -> dict[str, Any]:
+    """Those of `model.safetensors`, copied: a file that is mapped cannot be written on Windows."""
+    from safetensors.torch import load  # torch
+
+    return load((folder / "model.safetensors").read_bytes())
 
 
 @pytest.fixture(scope="session")

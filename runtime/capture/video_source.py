@@ -24,8 +24,7 @@ if TYPE_CHECKING:
 _OPEN_SECONDS, _READ_SECONDS = 5.0, 3.0  # a stream that is silent for so long is lost
 _ALLOW_SECONDS, _AGAIN_SECONDS = 30.0, 1.0  # in which a person may allow it, and after which it is tried again
 _LISTS = (".m3u8", ".mpd")  # come a whole segment at a time
-# Left to itself, OpenCV begins with FFmpeg, which says on stderr that it opens no camera. Of Windows' two, DirectShow
-# knows cameras that are programs.
+# CAP_ANY would try FFmpeg first, which complains on stderr. Virtual cameras may be known to DirectShow alone.
 _CAMERAS = {"linux": ("CAP_V4L2",), "darwin": ("CAP_AVFOUNDATION",), "win32": ("CAP_MSMF", "CAP_DSHOW")}
 _FREE_IT = {
     "linux": "close the program that uses it",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.conftest import needs_links
 from vllama.runtime import (
     Chat,
     ContextOverflowError,
@@ -198,7 +198,7 @@ def test_timeline_of_other_encoders_is_refused(engine: Engine, clip: Path, expor
         engine.chat(timeline)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="links need a right there")
+@needs_links
 def test_engine_without_a_name_opens_the_only_bundle(
     tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Vllama
+from tests.conftest import Vllama, needs_links
 
 _FIELDS = {
     "model", "question", "answer", "token_ids", "prompt_tokens", "prefilled_tokens", "answer_tokens", "encode_ms",
@@ -115,7 +115,7 @@ def test_wrong_use_is_one_line_and_a_documented_exit_code(
     assert len(done.stderr.splitlines()) == 1
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="links need a right there")
+@needs_links
 def test_answers_without_torch_installed(vllama: Vllama, tiny_bundle: Path, clip: Path, tmp_path: Path) -> None:
     """A site folder with everything but what only `export` needs."""
     site = tmp_path / "site"

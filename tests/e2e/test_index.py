@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,8 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+
+from tests.conftest import needs_links
 
 Done = subprocess.CompletedProcess[str]
 Run = Callable[..., Done]
@@ -114,7 +115,7 @@ def test_one_empty_folder_does_not_stop_the_others(index: Run, clip: Path, tmp_p
     assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (4, "", 2)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="links need a right there")
+@needs_links
 def test_link_that_leads_nowhere_is_a_file_that_could_not_be_indexed(index: Run, clip: Path, tmp_path: Path) -> None:
     films = tmp_path / "films"
     films.mkdir()

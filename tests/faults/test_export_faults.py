@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import KILLED, Vllama
+from tests.conftest import KILLED, Vllama, needs_ctrl_c
 from vllama.cli.app import main
 from vllama.export import export_model
 from vllama.runtime.bundle import hash_file, read_manifest
@@ -126,7 +126,7 @@ def test_disk_that_is_too_small_is_refused_at_once(
     assert [path.name for path in small_disk.iterdir()] == ["other"]
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is sent as POSIX does it")
+@needs_ctrl_c
 def test_ctrl_c_is_quiet_and_leaves_no_half_part(tiny_models: Path, tiny_weights: Path, tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "vllama.cli", *_arguments(tiny_models, tiny_weights, tmp_path / "out")],

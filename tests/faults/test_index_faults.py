@@ -19,7 +19,7 @@ import numpy as np
 import psutil
 import pytest
 
-from tests.conftest import KILLED
+from tests.conftest import KILLED, needs_ctrl_c
 from vllama.runtime import DiskFullError, Engine, FileError, MediaError, Span, SpecError, Timeline
 from vllama.runtime.cache import saver
 from vllama.runtime.cache.catalogue import list_entries
@@ -157,7 +157,7 @@ def test_killed_again_and_again_on_one_cache_comes_to_an_end(
     assert _features(engine.index(minute)) == uninterrupted
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is sent as POSIX does it")
+@needs_ctrl_c
 def test_ctrl_c_keeps_what_is_complete_and_says_how_to_go_on(
     tiny_bundle: Path, engine: Engine, minute: Path, uninterrupted: object, cache: Path
 ) -> None:

@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load, save_file
+from safetensors.torch import save_file
 
+from tests.conftest import read_tensors
 from vllama.export.llama import open_llama
 from vllama.export.to_gguf import to_gguf
 from vllama.runtime.errors import BackendError, ContextOverflowError, FileError, MissingFileError, ShapeError
@@ -94,7 +95,7 @@ def test_a_missing_gguf_is_missing(tmp_path: Path) -> None:
 def test_weights_that_are_not_finite_are_found_at_the_first_answer(
     folder: Path, vicuna_spec: ModelSpec, tmp_path: Path
 ) -> None:
-    tensors = load((folder / "model.safetensors").read_bytes())
+    tensors = read_tensors(folder)
     tensors["model.norm.weight"][3] = torch.nan
     save_file(tensors, folder / "model.safetensors")
     to_gguf(open_llama(vicuna_spec, tmp_path), vicuna_spec, tmp_path / "nan.gguf", "F16")
@@ -221,7 +222,7 @@ def test_ctrl_c_stops_a_prompt_at_once_and_the_next_one_is_answered(backbone: Ba
 
 
 def test_a_missing_shard_is_named(folder: Path, vicuna_spec: ModelSpec) -> None:
-    tensors = load((folder / "model.safetensors").read_bytes())
+    tensors = read_tensors(folder)
     (folder / "model.safetensors").unlink()
     save_file(tensors, folder / "model-00001-of-00002.safetensors")
     with pytest.raises(MissingFileError, match=r"model-00002-of-00002\.safetensors"):
@@ -233,7 +234,7 @@ def test_a_missing_shard_is_named(folder: Path, vicuna_spec: ModelSpec) -> None:
 
 
 def test_a_tensor_of_another_shape_is_named_with_both_shapes(folder: Path, vicuna_spec: ModelSpec) -> None:
-    tensors = load((folder / "model.safetensors").read_bytes())
+    tensors = read_tensors(folder)
     name, hidden = "model.layers.1.mlp.up_proj.weight", vicuna_spec.llm.hidden_size
     tensors[name] = tensors[name][:-1].contiguous()
     save_file(tensors, folder / "model.safetensors")
@@ -242,7 +243,7 @@ def test_a_tensor_of_another_shape_is_named_with_both_shapes(folder: Path, vicun
 
 
 def test_a_missing_tensor_is_named_with_its_shape(folder: Path, vicuna_spec: ModelSpec) -> None:
-    tensors = load((folder / "model.safetensors").read_bytes())
+    tensors = read_tensors(folder)
     del tensors["model.norm.weight"]
     save_file(tensors, folder / "model.safetensors")
     with pytest.raises(FileError, match=rf"model\.norm\.weight \({vicuna_spec.llm.hidden_size},\)"):
@@ -250,7 +251,7 @@ def test_a_missing_tensor_is_named_with_its_shape(folder: Path, vicuna_spec: Mod
 
 
 def test_an_unknown_tensor_is_named(folder: Path, vicuna_spec: ModelSpec) -> None:
-    tensors = load((folder / "model.safetensors").read_bytes())
+    tensors = read_tensors(folder)
     tensors["model.layers.0.self_attn.q_proj.bias"] = torch.zeros(3)
     save_file(tensors, folder / "model.safetensors")
     with pytest.raises(FileError, match=r"q_proj\.bias \(3,\) is no tensor of a LLaMA"):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import needs_links
 from vllama.cli.index import _clips
 
 
@@ -35,12 +36,12 @@ def test_a_pattern_is_the_files_that_it_fits_on_windows(
     assert ([clip.name for clip in clips], problems) == (named, [])
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="where they do not")
+@pytest.mark.skipif(sys.platform == "win32", reason="shells do not expand patterns there")
 def test_a_pattern_is_a_name_where_shells_expand_it(folder: Path) -> None:
     assert _clips([folder / "*.mp4"]) == ([folder / "*.mp4"], [])
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="links need a right there")
+@needs_links
 def test_what_is_hidden_is_left_out_and_links_to_folders_are_followed_once(tmp_path: Path) -> None:
     films, elsewhere = tmp_path / "films", tmp_path / "elsewhere"
     for where in (films / "day", films / ".trash", elsewhere):

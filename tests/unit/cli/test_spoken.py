@@ -44,7 +44,7 @@ def chat(engine: Engine, live: Live) -> Chat:
 def voice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What the voice of this system has read; it is a program that writes it down and takes half a second."""
     if sys.platform == "win32":
-        pytest.skip("a program is a script with a first line")
+        pytest.skip("the voice is a shell script")
     read, program = tmp_path / "read.txt", tmp_path / "espeak-ng"
     program.write_text(f'#!/bin/sh\ncat >> "{read}"\necho >> "{read}"\nexec sleep 0.5\n')
     program.chmod(0o755)

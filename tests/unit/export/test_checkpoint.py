@@ -123,6 +123,7 @@ def test_file_with_both_branches_serves_both(other_spec: ModelSpec, write_weight
     weights = write_weights(other_spec)
     assert other_spec.files.al is not None
     vl, al = weights / other_spec.files.vl.name, weights / other_spec.files.al.name
+    # Copied: a file that is mapped cannot be removed on Windows.
     both = {key: tensor.clone() for path in (vl, al) for key, tensor in open_state_dict(path).items()}
     before = {part.name: set(part.state) for part in read_parts(other_spec, weights)}
     for path in (vl, al):

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load, save_file
+from safetensors.torch import save_file
 
+from tests.conftest import read_tensors
 from vllama.export.fidelity import _kl, fixed_prompts, llm_fidelity
 from vllama.export.llama import LlamaFolder, open_llama
 from vllama.export.to_gguf import to_gguf
@@ -38,7 +39,7 @@ def gguf(vicuna_spec: ModelSpec, tiny_weights: Path, tmp_path_factory: pytest.Te
         llama.mkdir()
         for path in source.iterdir():
             shutil.copyfile(path, llama / path.name)
-        tensors = load((llama / "model.safetensors").read_bytes())
+        tensors = read_tensors(llama)
         tensors["lm_head.weight"] = change(tensors["lm_head.weight"]).contiguous()
         save_file(tensors, llama / "model.safetensors")
         to_gguf(open_llama(vicuna_spec, folder), vicuna_spec, folder / "llm.gguf", quant)

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load, load_file, save_file
+from safetensors.torch import load_file, save_file
 from sentencepiece import SentencePieceProcessor
 
+from tests.conftest import read_tensors
 from vllama.export.llama import LlamaFolder, open_llama
 from vllama.export.vocabulary import CONTROL, UNUSED
 from vllama.runtime.errors import FileError, MissingFileError
@@ -31,7 +32,7 @@ def delta(folder: Path) -> Path:
     """The tiny model as a base, a delta in float16 with [PAD] beside it, and no merged folder."""
     base, delta = folder.with_name("base"), copied(folder, folder.with_name("delta"))
     folder.rename(base)
-    tensors = load((base / "model.safetensors").read_bytes())
+    tensors = read_tensors(base)
     for name in ("model.embed_tokens.weight", "lm_head.weight"):
         tensors[name] = torch.cat([tensors[name], torch.full_like(tensors[name][:1], 7)])
     save_file({name: (tensor / 3).half() for name, tensor in tensors.items()}, delta / "model.safetensors")
@@ -91,7 +92,7 @@ def test_the_tiny_folder_is_read_as_its_config_says(
 def test_shards_are_read_with_and_without_an_index(
     folder: Path, vicuna_spec: ModelSpec, suffix: str, index: bool, dtype: torch.dtype
 ) -> None:
-    tensors = {name: tensor.to(dtype) for name, tensor in load((folder / "model.safetensors").read_bytes()).items()}
+    tensors = {name: tensor.to(dtype) for name, tensor in read_tensors(folder).items()}
     (folder / "model.safetensors").unlink()
     stem = "model" if suffix == "safetensors" else "pytorch_model"
     places = {name: f"{stem}-{1 + number % 2:05}-of-00002.{suffix}" for number, name in enumerate(tensors)}
@@ -107,7 +108,7 @@ def test_shards_are_read_with_and_without_an_index(
 
 
 def test_the_format_that_is_complete_is_taken(folder: Path, vicuna_spec: ModelSpec) -> None:
-    tensors = load((folder / "model.safetensors").read_bytes())
+    tensors = read_tensors(folder)
     (folder / "model.safetensors").unlink()
     index = {"weight_map": dict.fromkeys(tensors, "model-00001-of-00001.safetensors")}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index), "utf-8")
@@ -136,13 +137,13 @@ def test_a_spoilt_file_is_named(name: str, folder: Path, vicuna_spec: ModelSpec)
 
 
 def test_rotary_buffers_are_ignored_by_name(folder: Path, vicuna_spec: ModelSpec) -> None:
-    tensors = load((folder / "model.safetensors").read_bytes())
+    tensors = read_tensors(folder)
     save_file({**tensors, INV_FREQ: torch.zeros(8)}, folder / "model.safetensors")
     assert open_llama(vicuna_spec, folder.parent).ignored == (INV_FREQ,)
 
 
 def test_a_tied_head_is_the_embedding(folder: Path, vicuna_spec: ModelSpec) -> None:
-    tensors = load((folder / "model.safetensors").read_bytes())
+    tensors = read_tensors(folder)
     del tensors["lm_head.weight"]
     save_file(tensors, folder / "model.safetensors")
     edit(folder / "config.json", lambda table: table.update(tie_word_embeddings=True))
@@ -281,7 +282,7 @@ def test_a_format_whose_stop_the_tokenizer_cannot_write_is_refused(vicuna_spec: 
 
 
 def grow(folder: Path, rows: int) -> None:
-    tensors = load((folder / "model.safetensors").read_bytes())
+    tensors = read_tensors(folder)
     for name in ("model.embed_tokens.weight", "lm_head.weight"):
         kept = tensors[name][: min(0, rows) or None]
         tensors[name] = torch.cat([kept, torch.zeros(max(0, rows), kept.shape[1])])

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -337,7 +338,9 @@ def test_place_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="file") as system:
         (tmp_path / "file" / "folder").mkdir(parents=True)  # Windows has words of its own
-    with pytest.raises(FileError, match=rf"out\.partial: {system.value.strerror}; choose another --out"):
+    with pytest.raises(
+        FileError, match=rf"out\.partial: {re.escape(str(system.value.strerror))}; choose another --out"
+    ):
         Staging(tmp_path / "file" / "out")
     with pytest.raises(FileError, match="choose another --out"), alone(tmp_path / "file" / "deep" / "out"):
         raise AssertionError("made")

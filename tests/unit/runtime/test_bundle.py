@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from tests.conftest import needs_links
 from vllama.runtime import bundle
 from vllama.runtime.bundle import (
     POSITIONS,
@@ -172,10 +172,10 @@ def test_place_of_models_that_is_a_file_is_none(tmp_path: Path, monkeypatch: pyt
         find_bundle()
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="links need a right there")
-def test_name_that_can_be_none_is_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", [pytest.param("loop", marks=needs_links), "a\0b"])
+def test_name_that_can_be_none_is_no_model(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLAMA_MODELS", str(tmp_path))
-    (tmp_path / "loop").symlink_to("loop")
-    for name in ("a\0b", "loop"):
-        with pytest.raises(ModelNotFoundError, match="no bundle"):
-            find_bundle(name)
+    if name == "loop":
+        (tmp_path / name).symlink_to(name)
+    with pytest.raises(ModelNotFoundError, match="no bundle"):
+        find_bundle(name)

@@ -30,7 +30,7 @@ from vllama.runtime.types import Frame
 SIZE = 64
 PATIENCE = 20.0
 Open = Callable[..., Camera]
-linux = pytest.mark.skipif(sys.platform != "linux", reason="its cameras are files")
+linux = pytest.mark.skipif(sys.platform != "linux", reason="cameras are files on Linux alone")
 
 
 @pytest.fixture

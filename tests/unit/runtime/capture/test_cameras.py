@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import needs_links
 from vllama.runtime.capture import cameras
 from vllama.runtime.capture.cameras import CameraName, find_video, list_cameras, why_no_camera
 from vllama.runtime.capture.video_source import VideoSource
@@ -112,7 +113,7 @@ def test_where_no_names_are_known_the_numbers_that_open_are_listed(
     assert asked == tried
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="links need a right there")
+@needs_links
 def test_a_file_comes_before_a_camera_of_the_same_name(
     clip: Path, listed: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -63,18 +63,23 @@ def test_nobody_is_asked_elsewhere_nor_for_a_file(
 
 
 @pytest.mark.parametrize(
-    ("system", "backends"),
-    [("linux", ["CAP_V4L2"]), ("darwin", ["CAP_AVFOUNDATION"]), ("win32", ["CAP_MSMF", "CAP_DSHOW"])],
+    ("system", "opens_one", "backends"),
+    [
+        ("linux", False, ["CAP_V4L2"]),
+        ("darwin", False, ["CAP_AVFOUNDATION"]),
+        ("win32", False, ["CAP_MSMF", "CAP_DSHOW"]),
+        ("win32", True, ["CAP_MSMF"]),
+    ],
 )
 def test_a_camera_is_opened_by_what_opens_cameras(
-    system: str, backends: list[str], monkeypatch: pytest.MonkeyPatch
+    system: str, opens_one: bool, backends: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[int] = []
     capture = cv2.VideoCapture()
 
     def recorded(address: int, backend: int) -> bool:
         asked.append(backend)
-        return capture.open(address, backend)
+        return opens_one or capture.open(address, backend)
 
     opened = SimpleNamespace(open=recorded, isOpened=capture.isOpened, release=capture.release)
     monkeypatch.setattr(sys, "platform", system)

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
+from tests.conftest import read_tensors
 from vllama.export.llama import LlamaFolder, open_llama
 from vllama.export.to_gguf import to_gguf
 from vllama.runtime.errors import (
@@ -198,7 +199,7 @@ def test_the_end_token_ends_an_answer_and_is_not_part_of_it(
     folder.mkdir()
     for file in (tiny_weights / folder.name).iterdir():
         shutil.copyfile(file, folder / file.name)
-    tensors = load_file(tiny_weights / folder.name / "model.safetensors")
+    tensors = read_tensors(folder)
     tensors["lm_head.weight"][2] = 2 * tensors["lm_head.weight"][best]
     save_file(tensors, folder / "model.safetensors")
     to_gguf(open_llama(vicuna_spec, tmp_path), vicuna_spec, tmp_path / "llm.gguf", "F16")
