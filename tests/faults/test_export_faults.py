@@ -207,6 +207,7 @@ def test_engine_that_does_not_fit_the_disk_leaves_the_bundle_whole(
     assert {path.name: hash_file(path) for path in out.iterdir()} == before
 
 
+@needs_ctrl_c
 def test_ctrl_c_while_engines_are_built_is_quiet_and_keeps_the_finished(
     export_tiny: Callable[..., Path], tiny_models: Path, tiny_weights: Path, tmp_path: Path
 ) -> None:

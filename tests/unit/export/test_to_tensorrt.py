@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import subprocess
@@ -15,6 +14,7 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from tests.conftest import needs_ctrl_c
 from vllama.export import export_model
 from vllama.export.meter import PartCost
 from vllama.export.precision import Precision, lower
@@ -185,7 +185,7 @@ to_tensorrt(read_bundle(Path(sys.argv[1])), "frames", open_builder(EngineOptions
 """
 
 
-@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+@needs_ctrl_c
 def test_ctrl_c_ends_a_build_at_once_and_leaves_nothing_half(halves: Path) -> None:
     before = {path.name: path.stat().st_mtime_ns for path in halves.iterdir()}
     process = subprocess.Popen(
