@@ -211,8 +211,8 @@ def _bar(label: str, *columns: ProgressColumn) -> Iterator[Step]:
     console = Console(stderr=True)
     shown = (TextColumn(label), BarColumn(), *columns, TimeRemainingColumn())
     with Progress(*shown, console=console, transient=True, disable=not console.is_terminal) as bars:
-        task = bars.add_task(label, total=None)
-        yield lambda done, total: bars.update(task, completed=done, total=total)
+        task = bars.add_task(label, visible=False)  # where nothing is to be done, nothing is shown
+        yield lambda done, total: bars.update(task, completed=done, total=total, visible=True)
 
 
 def _number(value: float | None, form: str) -> str:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from vllama.cli.render import evidence_line, live_evidence_line
+from vllama.cli.render import encoding_bar, evidence_line, live_evidence_line
 from vllama.runtime import Timeline, Usage
 from vllama.runtime.spec import ModelSpec
 
@@ -61,3 +61,18 @@ def test_evidence_says_what_was_used_or_why_not(
 )  # fmt: skip
 def test_live_evidence_is_said_in_times_of_day(usage: Usage, line: str) -> None:
     assert live_evidence_line(usage, lambda second: f"<{int(second)}>") == line
+
+
+def test_a_bar_is_shown_once_there_is_something_to_do(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes stderr for a terminal
+    with encoding_bar():
+        pass
+    assert "encoding" not in capsys.readouterr().err
+    with encoding_bar() as step:
+        step(3, 8)
+    shown = capsys.readouterr().err
+    assert "encoding" in shown
+    assert "3/8" in shown
+    assert "0/?" not in shown
