@@ -1,4 +1,4 @@
-"""Windows' Python and packages under Wine: the demo, a microphone, then the tests.
+"""Windows' Python and packages under Wine: the demo, a microphone, answers beside those of here, then the tests.
 
     .venv/bin/python tests/windows/under_wine.py WORK [PYTEST'S ARGUMENTS]
 
@@ -12,6 +12,7 @@ whole suite about an hour; folders of it can be named.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -24,6 +25,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from vllama.export.mini.held_out import write_set
 from vllama.runtime.media import probe
 from vllama.runtime.sound import count_samples, read_samples
 
@@ -65,6 +67,7 @@ CMAKE = {
     "LLAVA_BUILD": "OFF",
     "SKBUILD_PLATLIB_DIR": ".",  # where it would be installed
 }
+CLIPS = 96  # as in the miniature's table
 PATIENCE = 120.0  # seconds, for an answer about what is heard
 
 
@@ -85,7 +88,7 @@ def main(work: Path, arguments: list[str]) -> int:
         made_of.write_text(CONSTRAINTS + PROJECT, "utf-8")
     install_vllama(work, site)
     tests = ("-m", "pytest", "-p", "no:cacheprovider", *arguments)
-    return wine(work, "-m", "vllama.cli", "demo") or hear(work) or wine(work, *tests)
+    return wine(work, "-m", "vllama.cli", "demo") or hear(work) or compare(work) or wine(work, *tests)
 
 
 def make_python(work: Path) -> None:
@@ -201,6 +204,31 @@ def hear(work: Path) -> int:
         print("three beeps were played into the microphone, and the answer names none such", file=sys.stderr)
         return process.returncode or 1
     return process.returncode
+
+
+def compare(work: Path) -> int:
+    """Ask the miniature the same questions here and there; 1 if an answer differs."""
+    folder = work / "questions"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    asked = (
+        "-m",
+        "vllama.cli",
+        "eval",
+        "--model",
+        "miniature",
+        "--device",
+        "cpu",
+        "--set",
+        str(write_set(folder, CLIPS)),
+    )
+    here, there = folder / "here.jsonl", folder / "there.jsonl"
+    run(sys.executable, *asked, "--details", str(here))
+    wine(work, *asked, "--details", str(there))
+    answers = [[json.loads(line)["answer"] for line in path.read_text("utf-8").splitlines()] for path in (here, there)]
+    different = sum(one != other for one, other in zip(*answers, strict=True))
+    print(f"{different} of {len(answers[0])} answers differ from those of this system")
+    return int(different > 0)
 
 
 def wine(work: Path, *arguments: str) -> int:
