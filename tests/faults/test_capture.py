@@ -344,6 +344,7 @@ def test_c_libraries_are_heard_again_once_the_microphone_is_closed(pulse: Pulse)
     assert (done.returncode, done.stderr) == (0, "before after")
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="sounddevice brings PortAudio there")
 def test_a_machine_without_portaudio_is_told_which_package_to_install() -> None:
     code = """if True:
         import ctypes.util
