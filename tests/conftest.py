@@ -204,9 +204,8 @@ def vllama(home: Path) -> Vllama:
         return subprocess.run(
             [sys.executable, "-m", "vllama.cli", *map(str, arguments)],
             capture_output=True,
-            encoding="utf-8",
             timeout=300,
-            **{"stdin": None if "input" in options else subprocess.DEVNULL, **options},
+            **{"encoding": "utf-8", "stdin": None if "input" in options else subprocess.DEVNULL, **options},
             env={**os.environ, **own, **(env or {})},
         )
 

@@ -14,7 +14,7 @@ CLIP = Path(__file__).parents[2] / "cli" / "demo_clips" / "square.mp4"
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there the home is no variable")
 def test_no_library_writes_into_the_home_what_it_would_send(tmp_path: Path) -> None:
-    own = ("VLLAMA_CACHE", "XDG_CACHE_HOME", "ORT_DISABLE_TELEMETRY", "ORT_TELEMETRY_DISABLED", "CI")
+    own = ("VLLAMA_MODELS", "VLLAMA_CACHE", "XDG_CACHE_HOME", "ORT_DISABLE_TELEMETRY", "ORT_TELEMETRY_DISABLED", "CI")
     environment = {name: value for name, value in os.environ.items() if name not in own}
     command = [sys.executable, "-m", "vllama.cli", "ask", str(CLIP), "What colour is the square?"]
     done = subprocess.run(command, env={**environment, "HOME": str(tmp_path)}, capture_output=True, text=True)
