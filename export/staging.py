@@ -28,7 +28,6 @@ from vllama.runtime.files import is_disk_full, replace_file, write_whole
 from vllama.runtime.lock import locked
 
 _JOURNAL = "journal.json"
-_WINDOWS = os.name == "nt"
 
 
 @dataclass(frozen=True)
@@ -176,17 +175,13 @@ def alone(out: Path) -> Iterator[None]:
         return False
 
     with ExitStack() as stack:
-        if _WINDOWS:  # an open file, or one that another has open by then, cannot be removed there
-            stack.callback(_remove, lock)
         try:
             lock.parent.mkdir(parents=True, exist_ok=True)
-            held = stack.enter_context(locked(lock, wait))
+            held = stack.enter_context(locked(lock, wait, remove=True))
         except OSError as error:
             raise FileError(f"{lock}: {error.strerror}; choose another --out") from error
         if not held:
             raise FileError(f"{out}: process {holders[0]} exports to it; wait for that, or choose another --out")
-        if not _WINDOWS:  # while it is locked: afterwards it may be another's
-            stack.callback(_remove, lock)
         _tidy(out)
         yield
 
@@ -200,11 +195,6 @@ def _tidy(out: Path) -> None:
         for path in out.glob("*.*.part"):
             if path.name.removesuffix(".part").rpartition(".")[0] in own:
                 path.unlink(missing_ok=True)
-
-
-def _remove(lock: Path) -> None:
-    with suppress(OSError):  # if it stays, it is locked again next time
-        lock.unlink()
 
 
 @contextmanager

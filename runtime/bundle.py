@@ -208,11 +208,9 @@ def _kept_bundles() -> list[Path]:
         there = sorted(folder.iterdir())
     except FileNotFoundError:
         return []
+    except NotADirectoryError as error:
+        raise FileError(f"{folder}: is no folder; set VLLAMA_MODELS to one, or name a bundle with --model") from error
     except OSError as error:
-        if os.path.isfile(folder) or isinstance(error, NotADirectoryError):  # Wine has another error for a file
-            raise FileError(
-                f"{folder}: is no folder; set VLLAMA_MODELS to one, or name a bundle with --model"
-            ) from error
         raise FileError(f"{folder}: {error.strerror}; check its permissions, or name a bundle with --model") from error
     for path in there:
         check_permission(path / MANIFEST)

@@ -6,11 +6,12 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _POLL_SECONDS = 0.2
 _FAR = 1 << 30  # the byte that is locked; the holder's number stands before it and stays readable
+_WINDOWS = os.name == "nt"
 
 if sys.platform == "win32":
     import msvcrt
@@ -33,12 +34,12 @@ else:
 
 
 @contextmanager
-def locked(path: Path, wait: Callable[[int], bool]) -> Iterator[bool]:
+def locked(path: Path, wait: Callable[[int], bool], *, remove: bool = False) -> Iterator[bool]:
     """Hold the lock of that file; gives False instead if another process has it and is not waited for.
 
     Args:
         path: the file, made if needed; its folder exists. wait: asked once with the holder's process number (0:
-            unknown) when another holds it; True waits.
+            unknown) when another holds it; True waits. remove: the file goes with the lock, as far as it can be.
 
     Raises:
         OSError: the file cannot be made or locked.
@@ -52,7 +53,16 @@ def locked(path: Path, wait: Callable[[int], bool]) -> Iterator[bool]:
         yield handle is not None
     finally:
         if handle is not None:
+            if remove and not _WINDOWS:  # while it is locked: afterwards it may be another's
+                _remove(path)
             _let_go(handle)
+            if remove and _WINDOWS:  # where an open file cannot be removed, nor one that another has open by then
+                _remove(path)
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):  # if it stays, it is locked again next time
+        path.unlink()
 
 
 def _opened(path: Path, wait: Callable[[int], bool]) -> int | None:

@@ -175,6 +175,20 @@ llm = {{ name = "{llm}" }}
     return parts + "".join(entry.format(name=name, **named) for name in ("vicuna", "llama-2"))
 
 
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a disk of 8 MiB."""
+    if sys.platform != "linux":
+        pytest.skip("a small disk is mounted as Linux does it")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", folder], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("a small disk needs the right to mount one")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
 Vllama = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -196,9 +210,8 @@ def own_surroundings(home: Path) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def vllama(home: Path) -> Vllama:
+def vllama() -> Vllama:
     """Run the `vllama` command as a person does; keyword `env` adds variables, others go to subprocess.run."""
-    own = {"VLLAMA_MODELS": str(home / "models"), "VLLAMA_CACHE": str(home / "cache"), "COLUMNS": "120"}
 
     def run(*arguments: object, env: dict[str, str] | None = None, **options: Any) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -206,7 +219,7 @@ def vllama(home: Path) -> Vllama:
             capture_output=True,
             timeout=300,
             **{"encoding": "utf-8", "stdin": None if "input" in options else subprocess.DEVNULL, **options},
-            env={**os.environ, **own, **(env or {})},
+            env={**os.environ, "COLUMNS": "120", **(env or {})},
         )
 
     return run

