@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import torch
+
+from vllama.runtime.errors import VllamaError
 
 from . import recipe
 from .demo import write_demo
@@ -30,7 +33,13 @@ def main() -> None:
             "--work", type=Path, default=Path("miniature-work"), help="folder for checkpoints and caches"
         )
         command.add_argument("--threads", type=int, default=2)
-    chosen = parser.parse_args()
+    try:
+        _run(parser.parse_args())
+    except VllamaError as error:
+        sys.exit(f"{parser.prog}: {error}")
+
+
+def _run(chosen: argparse.Namespace) -> None:
     if chosen.command == "demo":
         write_demo(chosen.out)
         return

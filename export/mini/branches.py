@@ -20,9 +20,11 @@ from . import stage
 from .cache import Features, Strange
 from .lines import PICTURE_WORDS, audio_tokens, foreign_tokens, picture_line, tokens_of, video_line
 from .llama import CONSTANT
+from .start import linear_layers
+from .world import starts_whole
 
-VIDEO_TEXT = stage.Plan("video-text", 5200, 1.5e-3, flat=0.6)
-AUDIO_TEXT = stage.Plan("audio-text", 2200, 1.5e-3, flat=0.6)
+VIDEO_TEXT = stage.Plan("video-text", 5200, 1.5e-3, flat=0.6, thawed=("video",))
+AUDIO_TEXT = stage.Plan("audio-text", 2200, 1.5e-3, flat=0.6, thawed=("audio",))
 _BATCH = 40
 _NOISE = 0.05  # on cached features: the same picture never comes back the same from a codec
 _SHARPNESS = 0.12
@@ -74,8 +76,6 @@ def train_video_text(
     """Stage 1 into work/video-text.pt. table: embeddings of the language model."""
     torch.manual_seed(0)
     branches = Branches(spec)
-    branches.audio.requires_grad_(False)
-    branches.audio_position_embedding.requires_grad_(False)
     count = spec.video.video_qformer.query_tokens
     lines = torch.tensor([tokens_of(video_line(clip), tokenizer, count) for clip in world.clips])
     pictures, still = picture_lines(world, tokenizer, count)
@@ -113,7 +113,6 @@ def train_audio_text(
     odd: Strange,
 ) -> None:
     """The dense part of stage 3 into work/audio-text.pt; the video branch stays as it is."""
-    _thaw(branches, video=False, audio=True)
     count = branches.audio.audio_query_tokens.shape[1]
     lines = torch.tensor([audio_tokens(clip, tokenizer, count) for clip in world.clips])
     foreign = torch.tensor(foreign_tokens(tokenizer, count))
@@ -133,8 +132,8 @@ def train_audio_text(
 def picture_lines(world: Features, tokenizer: SentencePieceProcessor, count: int) -> tuple[Tensor, Tensor]:
     """Facts of the first picture of every clip, and the clips in whose first picture nothing is missing."""
     lines = torch.tensor([tokens_of(picture_line(clip.things), tokenizer, count) for clip in world.clips])
-    whole = [all(event.action != "appears" for event in clip.events) for clip in world.clips]
-    return lines, torch.tensor(whole).nonzero()[:, 0]
+    whole = torch.tensor([starts_whole(clip) for clip in world.clips])
+    return lines, whole.nonzero()[:, 0]
 
 
 @torch.no_grad()
@@ -163,17 +162,9 @@ def _noisy(features: Tensor, generator: torch.Generator) -> Tensor:
     return features + _NOISE * torch.randn(features.shape, generator=generator)
 
 
-def _thaw(branches: Branches, video: bool, audio: bool) -> None:
-    for name, parameter in branches.named_parameters():
-        parameter.requires_grad_(audio if name.startswith("audio") else video)
-
-
 @torch.no_grad()
 def _initialise(branches: Branches) -> None:
-    for module in branches.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.trunc_normal_(module.weight, std=module.in_features**-0.5)
-            nn.init.zeros_(module.bias)
+    linear_layers(branches)
     for queries in (branches.video.video_query_tokens, branches.audio.audio_query_tokens):
         nn.init.normal_(queries, std=1.0)
     for table in (branches.video_frame_position_embedding, branches.audio_position_embedding):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from vllama.runtime.spec import ModelSpec
 
 from ..graphs import ClipsGraph, FramesGraph
-from .camera import film
+from .camera import film, normalised
 from .clips import fbanks_of, frames_of, in_order, sound_of
 from .sampler import sample_clip
 from .strangers import SHOTS
@@ -36,6 +36,9 @@ class Features:
     def __len__(self) -> int:
         return len(self.clips)
 
+    def __getitem__(self, part: slice) -> Features:
+        return Features(self.clips[part], self.frames[part], self.sounds[part])
+
 
 @dataclass(frozen=True)
 class Strange:
@@ -43,14 +46,6 @@ class Strange:
 
     frames: Tensor
     sounds: Tensor
-
-
-def normalised(pixels: Tensor, spec: ModelSpec) -> Tensor:
-    """(..., 3, h, w), 0 to 1 -> pixel_values."""
-    mean, std = (
-        torch.tensor(triple)[:, None, None] for triple in (spec.video.normalise.mean, spec.video.normalise.std)
-    )
-    return (pixels - mean) / std
 
 
 def clip_of(seed: int) -> Clip:

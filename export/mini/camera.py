@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from vllama.runtime.spec import ModelSpec
+
 from .draw import sometimes, uniform
 
 
@@ -41,6 +43,13 @@ def mirror(pictures: Tensor, generator: torch.Generator) -> Tensor:
     """Each picture left-right swapped half of the time; only for pictures without labels of place."""
     flip = sometimes(generator, 0.5, len(pictures))[:, None, None, None]
     return pictures * (1 - flip) + pictures.flip(-1) * flip
+
+
+def normalised(pixels: Tensor, spec: ModelSpec) -> Tensor:
+    """(..., 3, h, w), 0 to 1 -> pixel_values."""
+    constants = spec.video.normalise
+    mean, std = (torch.tensor(triple)[:, None, None] for triple in (constants.mean, constants.std))
+    return (pixels - mean) / std
 
 
 def _blur(x: Tensor, across: Tensor, down: Tensor) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import Literal
@@ -11,6 +12,8 @@ import torch
 from sentencepiece import SentencePieceProcessor
 from torch import Tensor
 
+from vllama.runtime.spec import find_spec
+
 from .facts import FOREIGN, audio_facts, image_facts, video_facts
 from .kinds import IMAGE_MAKERS, MAKERS, questions
 from .lines import audio_tokens, foreign_tokens, picture_line, tokens_of, video_line
@@ -18,16 +21,20 @@ from .long import long_questions, part_of, sample_parts
 from .questions import Question, Source, with_sources
 from .sampler import sample_clip
 from .tokenizer import BOS, EOS
-from .wording import MESSAGES
+from .wording import MESSAGES, turn
 from .world import Clip
 
 MediaKind = Literal["video", "audio_video", "image", "audio", "text"]
 VIDEO_PLACE, AUDIO_PLACE = -1, -2  # ids where embeds go
-VIDEO_EMBEDS, AUDIO_EMBEDS = 32, 8
-_BETWEEN = "Q: "  # what the message of a clip has behind its media, and so stands behind each part of a long one
+_SPEC = find_spec("miniature")
+assert _SPEC.audio is not None
+VIDEO_EMBEDS, AUDIO_EMBEDS = _SPEC.video.video_qformer.query_tokens, _SPEC.audio.audio_qformer.query_tokens
+_MEDIA = re.compile(r"\{(video|audio)\}")
+_BETWEEN = MESSAGES["text"].partition("{")[0]  # stands behind the media of a clip, so behind each part of a long one
 _LONG_ROOM, _MOST_LONG = 160, 12  # tokens of questions and answers behind a long clip; how many of them at the most
 _AS_MEDIA = 0.9  # share of rows whose facts stand as the branches write them, the others as one reads them
 _KINDS: dict[MediaKind, float] = {"audio_video": 0.64, "video": 0.14, "audio": 0.1, "image": 0.08, "text": 0.04}
+_CHATTY = 0.3  # share of rows with several turns to a conversation
 _STEP = 64  # lengths are multiples of it: every new shape of a matrix costs the library milliseconds of preparation
 _FOREIGN = 0.07  # share of rows whose pictures (or sounds) are not of this world
 
@@ -64,12 +71,7 @@ def start_row(tokenizer: SentencePieceProcessor, kind: MediaKind, video: Sequenc
         video, audio: what stands where the media go: tokens of facts, or VIDEO_PLACE and AUDIO_PLACE as often as there
             are embeds.
     """
-    tokens = [BOS]
-    before = MESSAGES[kind].partition("Q: ")[0]
-    for text, media in (("Audio:", audio), ("Video:", video), ("Image:", video)):
-        if text in before:
-            tokens += [*tokenizer.encode(text), *media]
-    return Row(tokens, list(range(len(tokens))), [0] * len(tokens))
+    return _prompt([BOS, *_with_media(tokenizer, MESSAGES[kind], video, audio)])
 
 
 def add_conversation(row: Row, tokenizer: SentencePieceProcessor, asked: Sequence[Question], room: int) -> bool:
@@ -78,7 +80,7 @@ def add_conversation(row: Row, tokenizer: SentencePieceProcessor, asked: Sequenc
     tokens: list[int] = []
     answers: list[tuple[Question, int, int]] = []
     for question in asked:
-        tokens += tokenizer.encode(MESSAGES["text"].format(question=question.text) + " A:")
+        tokens += tokenizer.encode(turn(question.text))
         answer = [*tokenizer.encode(question.answer), EOS]
         answers.append((question, len(row.tokens) + len(tokens), len(row.tokens) + len(tokens) + len(answer)))
         tokens += answer
@@ -92,36 +94,39 @@ def add_conversation(row: Row, tokenizer: SentencePieceProcessor, asked: Sequenc
     return True
 
 
-def sample_row(
-    tokenizer: SentencePieceProcessor, rng: Random, room: int, weights: Mapping[str, float], chatty: float = 0.3
-) -> Row:
-    """A random clip as text, and questions about it until the row is full.
+def fill_row(
+    row: Row, tokenizer: SentencePieceProcessor, clip: Clip, kind: MediaKind, sources: tuple[Source, Source],
+    rng: Random, room: int, weights: Mapping[str, float],
+) -> None:  # fmt: skip
+    """Questions about a clip until the row is full, now and then in conversations of several turns.
 
-    weights: of the kinds of question. chatty: the share of rows with several turns to a conversation.
+    Args:
+        sources: where the pictures and the sounds of the row come from.
+        room: tokens of a row. weights: of the kinds of question.
     """
-    clip = sample_clip(rng)
-    kind = rng.choices(list(_KINDS), list(_KINDS.values()))[0]
-    video, audio = _sources(kind, rng)
-    if rng.random() < _AS_MEDIA:
-        seen, said = _video_tokens(clip, kind, video, tokenizer), _audio_tokens(clip, audio, tokenizer)
-    else:
-        seen = tokenizer.encode(_video_text(clip, kind, video))
-        said = tokenizer.encode(_audio_text(clip, audio))
-    row = start_row(tokenizer, kind, seen, said)
-    makers = IMAGE_MAKERS if kind == "image" else MAKERS
-    pool = [
-        question
-        for question in (with_sources(asked, video, audio) for asked in questions(clip, rng, 24, makers, weights))
-        if question.kind not in ("refusal", "nothing") or rng.random() < (0.5 if question.kind == "refusal" else 0.15)
-    ]
-    turns = rng.random() < chatty
-    while pool:
-        length = rng.randint(2, 4) if turns else 1
+    drawn = questions(clip, rng, 24, IMAGE_MAKERS if kind == "image" else MAKERS, weights)
+    pool = [asked for asked in (with_sources(each, *sources) for each in drawn) if _is_wanted(asked, rng)]
+    chatty = rng.random() < _CHATTY
+    most = 6 if "foreign" in sources else 4 if kind == "text" else len(pool)  # or one answer comes again and again
+    while pool and len(row.answers) < most:
+        length = rng.randint(2, 4) if chatty else 1
         if not add_conversation(row, tokenizer, pool[:length], room):
             break
         pool = pool[length:]
-        if ("foreign" in (video, audio) and len(row.answers) >= 6) or (kind == "text" and len(row.answers) >= 4):
-            break  # the same answer again and again
+
+
+def sample_row(tokenizer: SentencePieceProcessor, rng: Random, room: int, weights: Mapping[str, float]) -> Row:
+    """A random clip as text, with questions about it; room, weights: as for `fill_row`."""
+    clip = sample_clip(rng)
+    kind = rng.choices(list(_KINDS), list(_KINDS.values()))[0]
+    sources = sources_of(kind, rng, _FOREIGN)
+    if rng.random() < _AS_MEDIA:
+        seen, said = seen_tokens(clip, kind, sources[0], tokenizer), heard_tokens(clip, sources[1], tokenizer)
+    else:
+        seen = tokenizer.encode(_video_text(clip, kind, sources[0]))
+        said = tokenizer.encode(_audio_text(clip, sources[1]))
+    row = start_row(tokenizer, kind, seen, said)
+    fill_row(row, tokenizer, clip, kind, sources, rng, room, weights)
     return row
 
 
@@ -135,13 +140,10 @@ def start_long_row(
     """
     tokens, text = [BOS], ""
     for intro, video, audio in parts:
-        text += intro
-        if audio is not None:
-            tokens += [*tokenizer.encode(text + "Audio:"), *audio]
-            text = ""
-        tokens += [*tokenizer.encode(text + "Video:"), *video]
+        message = MESSAGES["video" if audio is None else "audio_video"]
+        tokens += _with_media(tokenizer, text + intro + message, video, audio or ())
         text = _BETWEEN
-    return Row(tokens, list(range(len(tokens))), [0] * len(tokens))
+    return _prompt(tokens)
 
 
 def sample_long_row(tokenizer: SentencePieceProcessor, rng: Random) -> Row:
@@ -154,8 +156,8 @@ def sample_long_row(tokenizer: SentencePieceProcessor, rng: Random) -> Row:
         [
             (
                 part.intro,
-                tokens_of(video_line(one), tokenizer, VIDEO_EMBEDS),
-                audio_tokens(one, tokenizer, AUDIO_EMBEDS) if heard else None,
+                seen_tokens(one, "video", "own", tokenizer),
+                heard_tokens(one, "own", tokenizer) if heard else None,
             )
             for part, one in zip(parts, shown, strict=True)
         ],
@@ -199,11 +201,46 @@ def batch_of(rows: Sequence[Row]) -> Batch:
     )
 
 
-def _sources(kind: MediaKind, rng: Random) -> tuple[Source, Source]:
+def sources_of(kind: MediaKind, rng: Random, foreign: float) -> tuple[Source, Source]:
+    """Where the pictures and the sounds of a row come from; foreign: the share of those from outside this world."""
+
     def of(present: bool) -> Source:
-        return ("foreign" if rng.random() < _FOREIGN else "own") if present else "none"
+        return ("foreign" if rng.random() < foreign else "own") if present else "none"
 
     return of(kind in ("video", "audio_video", "image")), of(kind in ("audio", "audio_video"))
+
+
+def seen_tokens(clip: Clip, kind: MediaKind, source: Source, tokenizer: SentencePieceProcessor) -> list[int]:
+    """The line that stands for pictures, and that the video branch should write."""
+    if source == "foreign":
+        return foreign_tokens(tokenizer, VIDEO_EMBEDS)
+    words = picture_line(clip.things) if kind == "image" else video_line(clip)
+    return tokens_of(words, tokenizer, VIDEO_EMBEDS)
+
+
+def heard_tokens(clip: Clip, source: Source, tokenizer: SentencePieceProcessor) -> list[int]:
+    """The line that stands for sounds, and that the audio branch should write."""
+    foreign = source == "foreign"
+    return foreign_tokens(tokenizer, AUDIO_EMBEDS) if foreign else audio_tokens(clip, tokenizer, AUDIO_EMBEDS)
+
+
+def _with_media(
+    tokenizer: SentencePieceProcessor, text: str, video: Sequence[int], audio: Sequence[int]
+) -> Iterator[int]:
+    """The tokens of a message up to the last of its media."""
+    pieces = _MEDIA.split(text)
+    for words, name in zip(pieces[::2], pieces[1::2], strict=False):
+        yield from tokenizer.encode(words)
+        yield from video if name == "video" else audio
+
+
+def _prompt(tokens: list[int]) -> Row:
+    return Row(tokens, list(range(len(tokens))), [0] * len(tokens))
+
+
+def _is_wanted(asked: Question, rng: Random) -> bool:
+    """Refusals are all alike: a few of them teach as much as many."""
+    return asked.kind not in ("refusal", "nothing") or rng.random() < (0.5 if asked.kind == "refusal" else 0.15)
 
 
 def _video_text(clip: Clip, kind: MediaKind, source: Source) -> str:
@@ -214,16 +251,3 @@ def _video_text(clip: Clip, kind: MediaKind, source: Source) -> str:
 
 def _audio_text(clip: Clip, source: Source) -> str:
     return FOREIGN if source == "foreign" else audio_facts(clip)
-
-
-def _video_tokens(clip: Clip, kind: MediaKind, source: Source, tokenizer: SentencePieceProcessor) -> list[int]:
-    if source == "foreign":
-        return foreign_tokens(tokenizer, VIDEO_EMBEDS)
-    words = picture_line(clip.things) if kind == "image" else video_line(clip)
-    return tokens_of(words, tokenizer, VIDEO_EMBEDS)
-
-
-def _audio_tokens(clip: Clip, source: Source, tokenizer: SentencePieceProcessor) -> list[int]:
-    return (
-        foreign_tokens(tokenizer, AUDIO_EMBEDS) if source == "foreign" else audio_tokens(clip, tokenizer, AUDIO_EMBEDS)
-    )

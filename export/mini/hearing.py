@@ -22,6 +22,7 @@ from ..imagebind import Block, Preprocessor, Trunk
 from . import stage
 from .mel import batched_fbank
 from .sound import floor_noise, loudness, synthesise
+from .start import linear_layers, sines
 from .world import Sound, SoundKind
 
 AUDIO = stage.Plan("audio", 1000, 2e-3)
@@ -71,8 +72,8 @@ class Listener(nn.Module):
         return out
 
 
-def random_pieces(n: int, rng: np.random.Generator, spec: AudioSpec, strange: np.ndarray | None = None) -> Pieces:
-    """n labelled pieces; one in six is foreign if there are strange tracks (m, samples)."""
+def random_pieces(n: int, rng: np.random.Generator, spec: AudioSpec, strange: np.ndarray) -> Pieces:
+    """n labelled pieces; one in six is of the strange tracks (m, samples)."""
     rate, seconds = spec.sample_rate, spec.clip_seconds
     count = int(rate * seconds)
     samples = np.zeros((n, count), np.float32)
@@ -80,7 +81,7 @@ def random_pieces(n: int, rng: np.random.Generator, spec: AudioSpec, strange: np
     begins, ends = np.full(n, _FAR, np.float32), np.full(n, _FAR, np.float32)
     foreign = np.zeros(n, np.float32)
     for i in range(n):
-        if strange is not None and i % _FOREIGN_SHARE == 0:
+        if i % _FOREIGN_SHARE == 0:
             row, first = strange[rng.integers(len(strange))], rng.integers(strange.shape[1] - count)
             samples[i], foreign[i] = row[first : first + count] * 10 ** rng.uniform(-0.5, 0), 1.0
             continue
@@ -186,10 +187,7 @@ def _loss(listener: Listener, vectors: Tensor, pieces: Pieces) -> tuple[Tensor, 
 
 @torch.no_grad()
 def _initialise(listener: Listener) -> None:
-    for module in listener.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.trunc_normal_(module.weight, std=module.in_features**-0.5)
-            nn.init.zeros_(module.bias) if module.bias is not None else None
+    linear_layers(listener)
     front = listener.graph.modality_preprocessors["audio"]
     trunk = listener.graph.modality_trunks["audio"]
     assert isinstance(front, Preprocessor)
@@ -204,12 +202,7 @@ def _initialise(listener: Listener) -> None:
         block.mlp.fc2.weight.mul_(0.4)
     table = front.pos_embedding_helper.pos_embed
     rows = 128 // 16
-    columns = (table.shape[1] - 1) // rows
-    width = table.shape[-1]
-    frequency = torch.pi * torch.exp(torch.linspace(-3.0, 0.0, width // 4))
-    y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
-    waves = [f(axis.flatten()[:, None] * frequency) for axis in (y, x) for f in (torch.sin, torch.cos)]
-    table[0, 1:] = 0.7 * torch.cat(waves, 1)
+    table[0, 1:] = sines(rows, (table.shape[1] - 1) // rows, table.shape[-1])
 
 
 _ODDS = np.array([3.0 if kind == "beeps" else 1.0 for kind in KINDS]) / (len(KINDS) + 2)

@@ -16,10 +16,10 @@ from vllama.runtime.types import Span
 
 from .kinds import questions
 from .long import long_questions
-from .questions import REFUSAL, Question
+from .questions import REFUSAL, Question, question
 from .render import render, write_mp4
 from .sampler import HELD_OUT, sample_clip, sample_long_clip
-from .strange_sounds import strange_tracks
+from .strange_sounds import RATE, strange_tracks
 from .strangers import strangers
 
 _ASKED, _ASKED_OF_LONG = 10, 16  # questions of a clip
@@ -105,15 +105,17 @@ def _write(file: TextIO, name: str, asked: Sequence[Question]) -> None:
         file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-_ASKED_OF_STRANGERS = (
-    ("foreign picture", "What do you see?"),
-    ("foreign picture", "What colour is the thing?"),
-    ("foreign picture", "Which way does it move?"),
-    ("foreign sound", "What do you hear?"),
-    ("foreign sound", "How many beeps are there?"),
+_ASKED_OF_STRANGERS = tuple(
+    question(kind, text, REFUSAL, ("outside", "world"), ())
+    for kind, text in (
+        ("foreign picture", "What do you see?"),
+        ("foreign picture", "What colour is the thing?"),
+        ("foreign picture", "Which way does it move?"),
+        ("foreign sound", "What do you hear?"),
+        ("foreign sound", "How many beeps are there?"),
+    )
 )
 _STRANGE_SIZE, _STRANGE_FPS, _SHOT_SECONDS = 224, 24, 0.75
-_STRANGE_RATE = 16000  # Hz, of strange_tracks
 
 
 def write_foreign_set(folder: Path, clips: int, step: Callable[[int, int], None] = lambda done, total: None) -> Path:
@@ -134,16 +136,8 @@ def write_foreign_set(folder: Path, clips: int, step: Callable[[int, int], None]
             name = f"foreign-{number:04}.mp4"
             large = torch.nn.functional.interpolate(shot.float(), size=(_STRANGE_SIZE, _STRANGE_SIZE), mode="bilinear")
             pixels = large.byte().permute(0, 2, 3, 1).contiguous().numpy().repeat(repeats, 0)
-            sound = track[: round(len(pixels) / _STRANGE_FPS * _STRANGE_RATE)]
-            write_mp4(folder / name, pixels, _STRANGE_FPS, sound, _STRANGE_RATE)
-            for kind, question in _ASKED_OF_STRANGERS:
-                row = {
-                    "video": name,
-                    "question": question,
-                    "answer": REFUSAL,
-                    "kind": kind,
-                    "key": ["outside", "world"],
-                }
-                file.write(json.dumps(row) + "\n")
+            sound = track[: round(len(pixels) / _STRANGE_FPS * RATE)]
+            write_mp4(folder / name, pixels, _STRANGE_FPS, sound, RATE)
+            _write(file, name, _ASKED_OF_STRANGERS)
             step(number + 1, clips)
     return path

@@ -19,8 +19,9 @@ from vllama.runtime.spec import ModelSpec
 from ..eva_vit import Block
 from ..graphs import FramesGraph
 from . import stage
-from .camera import film, mirror
+from .camera import film, mirror, normalised
 from .scenes import PATCH, SIDE, Scenes, random_scenes
+from .start import linear_layers, sines
 from .world import COLOURS, SHAPES
 
 TEACHER = stage.Plan("teacher", 900, 3e-3, muon=False, flat=0.6)
@@ -86,25 +87,24 @@ class Student(nn.Module):
 def train_image(spec: ModelSpec, work: Path, foreign: Tensor, held_foreign: Tensor) -> None:
     """Both plans into work/teacher.pt and work/image.pt. foreign: uint8 (m, 3, 56, 56)."""
     torch.manual_seed(0)
-    normal = _normaliser(spec)
     teacher = Teacher()
 
     def teach(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         scenes = random_scenes(64, generator, 0.6)
-        pooled, cells = teacher(normal(scenes.pixels))
+        pooled, cells = teacher(normalised(scenes.pixels, spec))
         return 4 * _pooled_loss(pooled, scenes) + _cell_loss(cells, scenes), {}
 
     stage.run(TEACHER, teacher, teach, work)
     teacher.eval().requires_grad_(False)
     student = Student(spec)
-    _initialise(student, normal)
-    mean, std = _map_statistics(teacher, normal)
+    _initialise(student, spec)
+    mean, std = _map_statistics(teacher, spec)
 
     def learn(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         single = 0.85 if step < IMAGE.steps // 6 else 0.3
         picks = foreign[torch.randint(len(foreign), (_BATCH // _FOREIGN_SHARE,), generator=generator)]
         scenes = random_scenes(_BATCH, generator, single, mirror(picks / 255, generator))
-        pixel_values = normal(scenes.pixels)
+        pixel_values = normalised(scenes.pixels, spec)
         with torch.no_grad():
             targets = [(m - a) / s for m, a, s in zip(teacher.maps(pixel_values), mean, std, strict=True)]
         with torch.autocast("cpu", torch.bfloat16):
@@ -129,8 +129,7 @@ def evaluate_image(student: Student, spec: ModelSpec, held_foreign: Tensor) -> s
     """Figures on 600 pictures of another seed."""
     generator = torch.Generator().manual_seed(2**31 + 5)
     scenes = random_scenes(600, generator, 0.3)
-    normal = _normaliser(spec)
-    queries = student(normal(scenes.pixels))[2]
+    queries = student(normalised(scenes.pixels, spec))[2]
     by_colour = student.by_colour(queries[:, :_C])
     by_shape = student.by_shape(queries[:, _C : _C + _S])
     there, present = _keyed(scenes.present, scenes.colour, _C), scenes.present == 1
@@ -141,21 +140,12 @@ def evaluate_image(student: Student, spec: ModelSpec, held_foreign: Tensor) -> s
     colour = (mine[..., 1 : 1 + _C].argmax(-1) == scenes.colour)[present].float().mean()
     place = (own[..., 1 + _S : 3 + _S] - scenes.place[..., :2]).abs()[present].mean()
     strange = student.foreign(queries[:, _C + _S])[:, 0] > 0
-    stranger = student.foreign(student(normal(film(held_foreign / 255, generator)))[2][:, _C + _S])[:, 0] > 0
+    outside = student(normalised(film(held_foreign / 255, generator), spec))[2]
+    stranger = student.foreign(outside[:, _C + _S])[:, 0] > 0
     return (
         f"presence {hit[there >= 0].float().mean():.4f} shape {shape:.3f} colour of shape {colour:.3f} "
         f"place {place:.4f} foreign {stranger.float().mean():.3f} wrongly {strange.float().mean():.4f}"
     )
-
-
-def _normaliser(spec: ModelSpec) -> nn.Module:
-    class Normaliser(nn.Module):
-        def forward(self, pixels: Tensor) -> Tensor:
-            constants = spec.video.normalise
-            mean, std = (pixels.new_tensor(triple)[:, None, None] for triple in (constants.mean, constants.std))
-            return (pixels - mean) / std
-
-    return Normaliser()
 
 
 def _keyed(values: Tensor, key: Tensor, count: int) -> Tensor:
@@ -218,12 +208,9 @@ def _student_loss(
 
 
 @torch.no_grad()
-def _initialise(student: Student, normal: nn.Module) -> None:
+def _initialise(student: Student, spec: ModelSpec) -> None:
     """Linear layers as usual; patches as whitened principal components; positions as sines, loud enough to be heard."""
-    for module in student.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.trunc_normal_(module.weight, std=module.in_features**-0.5)
-            nn.init.zeros_(module.bias) if module.bias is not None else None
+    linear_layers(student)
     graph = student.graph
     vit = graph.visual_encoder
     for block in vit.blocks:
@@ -232,7 +219,7 @@ def _initialise(student: Student, normal: nn.Module) -> None:
         block.mlp.fc2.weight.mul_(0.35)
     nn.init.normal_(graph.query_tokens, std=1.0)
     nn.init.normal_(vit.cls_token, std=0.5)
-    pixels = normal(random_scenes(400, torch.Generator().manual_seed(11), 0.3).pixels)
+    pixels = normalised(random_scenes(400, torch.Generator().manual_seed(11), 0.3).pixels, spec)
     patches = functional.unfold(pixels, PATCH, stride=PATCH).transpose(1, 2).flatten(0, 1)  # (n, 192)
     centre = patches.mean(0)
     values, vectors = torch.linalg.eigh(torch.cov(patches.T))
@@ -242,15 +229,12 @@ def _initialise(student: Student, normal: nn.Module) -> None:
     assert vit.patch_embed.proj.bias is not None
     vit.patch_embed.proj.bias.copy_(-kernel @ centre)
     side = SIDE // PATCH
-    y, x = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
-    width = vit.pos_embed.shape[-1]
-    frequency = torch.pi * torch.exp(torch.linspace(-3.0, 0.0, width // 4))
-    waves = [f(axis.flatten()[:, None] * frequency) for axis in (y, x) for f in (torch.sin, torch.cos)]
-    vit.pos_embed[0, 1:] = 0.7 * torch.cat(waves, 1)
+    vit.pos_embed[0, 1:] = sines(side, side, vit.pos_embed.shape[-1])
 
 
 @torch.no_grad()
-def _map_statistics(teacher: Teacher, normal: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
-    maps = teacher.maps(normal(random_scenes(400, torch.Generator().manual_seed(12), 0.3).pixels))
+def _map_statistics(teacher: Teacher, spec: ModelSpec) -> tuple[list[Tensor], list[Tensor]]:
+    scenes = random_scenes(400, torch.Generator().manual_seed(12), 0.3)
+    maps = teacher.maps(normalised(scenes.pixels, spec))
     flat = [m.flatten(0, 1) for m in maps]
     return [m.mean(0) for m in flat], [m.std(0) + 0.05 for m in flat]

@@ -14,21 +14,30 @@ import torch
 from sentencepiece import SentencePieceProcessor
 from torch import Tensor, nn
 
-from vllama.runtime.spec import ModelSpec
-
 from . import stage
 from .branches import Branches, line_loss
 from .cache import Features, Strange
-from .dialogues import AUDIO_PLACE, VIDEO_PLACE, MediaKind, Row, add_conversation, batch_of, start_row
-from .kinds import IMAGE_MAKERS, MAKERS, questions
-from .lines import audio_tokens, foreign_tokens, picture_line, tokens_of, video_line
+from .dialogues import (
+    AUDIO_EMBEDS,
+    AUDIO_PLACE,
+    VIDEO_EMBEDS,
+    VIDEO_PLACE,
+    MediaKind,
+    Row,
+    batch_of,
+    fill_row,
+    heard_tokens,
+    seen_tokens,
+    sources_of,
+    start_row,
+)
 from .llama import Llama
-from .questions import Question, Source, with_sources
+from .questions import Source
 from .stage_language import language_loss
-from .world import Clip
+from .world import Clip, starts_whole
 
-VIDEO_INSTRUCT = stage.Plan("video-instruct", 50, 2e-4, flat=0.2, warmup=10, muon=False)
-AUDIO_INSTRUCT = stage.Plan("audio-instruct", 25, 2e-4, flat=0.2, warmup=5, muon=False)
+VIDEO_INSTRUCT = stage.Plan("video-instruct", 50, 2e-4, flat=0.2, warmup=10, muon=False, thawed=("branches.video",))
+AUDIO_INSTRUCT = stage.Plan("audio-instruct", 25, 2e-4, flat=0.2, warmup=5, muon=False, thawed=("branches.audio",))
 POLISH = stage.Plan("polish", 240, 3e-4, flat=0.2, warmup=15, muon=False, slow=("llama", 0.7))
 _ROWS, _ROOM = 12, 256
 _FOREIGN = 0.08  # share of rows whose pictures (or sounds) are not of this world
@@ -59,17 +68,11 @@ class Shown:
     pictures: Tensor | None
     sounds: Tensor | None
 
-    def seen(self, tokenizer: SentencePieceProcessor, count: int) -> list[int]:
-        """The line that the video branch should write."""
-        if self.video == "foreign":
-            return foreign_tokens(tokenizer, count)
-        words = picture_line(self.clip.things) if self.kind == "image" else video_line(self.clip)
-        return tokens_of(words, tokenizer, count)
+    def seen(self, tokenizer: SentencePieceProcessor) -> list[int]:
+        return seen_tokens(self.clip, self.kind, self.video, tokenizer)
 
-    def heard(self, tokenizer: SentencePieceProcessor, count: int) -> list[int]:
-        """The line that the audio branch should write."""
-        foreign = self.audio == "foreign"
-        return foreign_tokens(tokenizer, count) if foreign else audio_tokens(self.clip, tokenizer, count)
+    def heard(self, tokenizer: SentencePieceProcessor) -> list[int]:
+        return heard_tokens(self.clip, self.audio, tokenizer)
 
 
 def show(
@@ -111,38 +114,19 @@ def embeds_of(
     return embeds, seen, heard
 
 
-def media_row(tokenizer: SentencePieceProcessor, shown: Shown, branches: Branches) -> Row:
+def media_row(tokenizer: SentencePieceProcessor, shown: Shown) -> Row:
     """A prompt with places for its media."""
-    video = [VIDEO_PLACE] * branches.video.video_query_tokens.shape[1] if shown.pictures is not None else []
-    audio = [AUDIO_PLACE] * branches.audio.audio_query_tokens.shape[1] if shown.sounds is not None else []
+    video = [VIDEO_PLACE] * VIDEO_EMBEDS if shown.pictures is not None else []
+    audio = [AUDIO_PLACE] * AUDIO_EMBEDS if shown.sounds is not None else []
     return start_row(tokenizer, shown.kind, video, audio)
 
 
-def ask_about(
-    row: Row, tokenizer: SentencePieceProcessor, shown: Shown, clip: Clip, sources: tuple[Source, Source], rng: Random,
-    weights: Mapping[str, float], room: int,
-) -> None:  # fmt: skip
-    """Fill a row with conversations, now and then of several turns."""
-    makers = IMAGE_MAKERS if shown.kind == "image" else MAKERS
-    drawn = questions(clip, rng, 24, makers, weights)
-    pool = [q for q in (with_sources(asked, *sources) for asked in drawn) if _wanted(q, rng)]
-    turns = rng.random() < 0.3
-    while pool:
-        length = rng.randint(2, 4) if turns else 1
-        if not add_conversation(row, tokenizer, pool[:length], room) or (
-            "foreign" in sources and len(row.answers) >= 6
-        ):
-            break
-        pool = pool[length:]
-
-
 def train_instruct(
-    plan: stage.Plan, kinds: Kinds, joined: Joined, spec: ModelSpec, work: Path,
+    plan: stage.Plan, kinds: Kinds, joined: Joined, work: Path,
     tokenizer: SentencePieceProcessor, world: Features, odd: Strange, report: stage.Report,
 ) -> None:  # fmt: skip
-    """Whatever of `joined` wants gradients learns to answer, into work/<plan>.pt."""
+    """What the plan thaws learns to answer, into work/<plan>.pt."""
     errors: dict[str, float] = {}
-    counts = (joined.branches.video.video_query_tokens.shape[1], joined.branches.audio.audio_query_tokens.shape[1])
 
     def learn(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         rng = Random(int(torch.randint(2**31, (1,), generator=generator)))
@@ -151,10 +135,10 @@ def train_instruct(
         for _ in range(_ROWS):
             kind = rng.choices(list(kinds), list(kinds.values()))[0]
             number = _clip_for(kind, world, rng)
-            sources = sources_of(kind, rng)
+            sources = sources_of(kind, rng, _FOREIGN)
             media = show(kind, number, *sources, world, odd, rng)
-            row = media_row(tokenizer, media, joined.branches)
-            ask_about(row, tokenizer, media, world.clips[number], sources, rng, weights, _ROOM)
+            row = media_row(tokenizer, media)
+            fill_row(row, tokenizer, media.clip, kind, sources, rng, _ROOM, weights)
             if row.answers:
                 rows.append(row)
                 shown.append(media)
@@ -162,9 +146,9 @@ def train_instruct(
         embeds, seen, heard = embeds_of(joined, batch.tokens, shown, generator)
         loss, right = language_loss(joined.llama, embeds, batch)
         table = joined.llama.model.embed_tokens.weight.detach()
-        for found, line, count in ((seen, Shown.seen, counts[0]), (heard, Shown.heard, counts[1])):
+        for found, line in ((seen, Shown.seen), (heard, Shown.heard)):
             if found and next(iter(found.values())).requires_grad:
-                lines = torch.tensor([line(shown[i], tokenizer, count) for i in sorted(found)])
+                lines = torch.tensor([line(shown[i], tokenizer) for i in sorted(found)])
                 loss = loss + _DENSE * line_loss(torch.stack([found[i] for i in sorted(found)]), lines, table)[0]
         for asked, was_right in zip(batch.asked, right.tolist(), strict=True):
             error = errors.get(asked.kind, 0.5)
@@ -179,23 +163,9 @@ def _stacked(features: Sequence[Tensor | None], noise: torch.Generator | None) -
     return stacked if noise is None else stacked + _NOISE * torch.randn(stacked.shape, generator=noise)
 
 
-def _wanted(asked: Question, rng: Random) -> bool:
-    """Refusals are all alike: a few of them teach as much as many."""
-    return asked.kind not in ("refusal", "nothing") or rng.random() < (0.5 if asked.kind == "refusal" else 0.15)
-
-
 def _clip_for(kind: MediaKind, world: Features, rng: Random) -> int:
     """Any clip; for a still, one in whose first picture nothing is missing."""
     while True:
         number = rng.randrange(len(world))
-        if kind != "image" or all(event.action != "appears" for event in world.clips[number].events):
+        if kind != "image" or starts_whole(world.clips[number]):
             return number
-
-
-def sources_of(kind: MediaKind, rng: Random) -> tuple[Source, Source]:
-    """Where the pictures and the sounds of a row come from."""
-
-    def of(present: bool) -> Source:
-        return ("foreign" if rng.random() < _FOREIGN else "own") if present else "none"
-
-    return of(kind in ("video", "audio_video", "image")), of(kind in ("audio", "audio_video"))

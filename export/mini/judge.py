@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections import defaultdict
+from dataclasses import replace
 from random import Random
 
 import torch
@@ -15,6 +16,7 @@ from .instruct import Joined, embeds_of, media_row, show
 from .kinds import IMAGE_MAKERS, MAKERS, questions
 from .questions import Source, with_sources
 from .stage_language import language_loss
+from .world import starts_whole
 
 _ROWS, _ROOM, _ASKED = 10, 512, 12
 
@@ -37,18 +39,14 @@ def figures(joined: Joined, tokenizer: SentencePieceProcessor, world: Features, 
     rng = Random(99)
     found: dict[str, list[int]] = defaultdict(lambda: [0, 0])
     kind: MediaKind = "image" if verdict is Verdict.STILL else "audio_video"
-    numbers = [
-        number
-        for number, clip in enumerate(world.clips)
-        if kind != "image" or all(event.action != "appears" for event in clip.events)
-    ]
+    numbers = [number for number, clip in enumerate(world.clips) if kind != "image" or starts_whole(clip)]
     video: Source = "foreign" if verdict is Verdict.FOREIGN_PICTURES else "own"
     audio: Source = "none" if kind == "image" else "foreign" if verdict is Verdict.FOREIGN_SOUND else "own"
     for first in range(0, len(numbers), _ROWS):
         rows, shown = [], []
         for number in numbers[first : first + _ROWS]:
-            media = show(kind, number, video, audio, _changed(world, number, verdict, rng), odd, rng)
-            row = media_row(tokenizer, media, joined.branches)
+            media = show(kind, 0, video, audio, _changed(world, number, verdict, rng), odd, rng)
+            row = media_row(tokenizer, media)
             makers = IMAGE_MAKERS if kind == "image" else MAKERS
             for asked in questions(world.clips[number], rng, _ASKED, makers):
                 add_conversation(row, tokenizer, [with_sources(asked, video, audio)], _ROOM)
@@ -66,19 +64,13 @@ def figures(joined: Joined, tokenizer: SentencePieceProcessor, world: Features, 
 
 
 def _changed(world: Features, number: int, verdict: Verdict, rng: Random) -> Features:
-    """The features with those of clip `number` changed; the others are shared."""
+    """The features of clip `number` alone, changed."""
     other = rng.randrange(len(world))
+    own, strange = (world[index : index + 1] for index in (number, other))
     if verdict is Verdict.SHUFFLED:
-        frames = _swapped(world.frames, number, world.frames[number, rng.sample(range(8), 8)])
-        return Features(world.clips, frames, world.sounds)
+        return replace(own, frames=own.frames[:, rng.sample(range(8), 8)])
     if verdict is Verdict.OTHER_PICTURES:
-        return Features(world.clips, _swapped(world.frames, number, world.frames[other]), world.sounds)
+        return replace(own, frames=strange.frames)
     if verdict is Verdict.OTHER_SOUND:
-        return Features(world.clips, world.frames, _swapped(world.sounds, number, world.sounds[other]))
-    return world
-
-
-def _swapped(features: torch.Tensor, number: int, replacement: torch.Tensor) -> torch.Tensor:
-    out = features.clone()
-    out[number] = replacement
-    return out
+        return replace(own, sounds=strange.sounds)
+    return own

@@ -60,7 +60,7 @@ IMAGE_MAKERS: dict[str, Maker] = {
 def questions(
     clip: Clip,
     rng: Random,
-    count: int = 8,
+    count: int,
     makers: Mapping[str, Maker] = MAKERS,
     weights: Mapping[str, float] | None = None,
 ) -> list[Question]:

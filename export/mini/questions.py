@@ -45,7 +45,7 @@ _MARKS = str.maketrans(".,:;?!", "      ")
 
 
 def question(
-    kind: str, text: str, answer: str, key: Iterable[str], among: Iterable[str] = (), needs: Needs = "video"
+    kind: str, text: str, answer: str, key: Iterable[str], among: Iterable[str], needs: Needs = "video"
 ) -> Question:
     """A question whose rivals are all words of `among` that are not in the key."""
     words = frozenset(key)

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from vllama.runtime.errors import MissingFileError
 from vllama.runtime.spec import ModelSpec, find_spec
 
 from . import branches as branching
@@ -15,7 +16,7 @@ from . import hearing, image, instruct, stage
 from .branches import Branches
 from .cache import Features, Strange, strange_pictures, strange_sounds, world_features
 from .judge import Verdict, figures
-from .llama import read_hf
+from .llama import Llama, read_hf
 from .sampler import HELD_OUT
 from .stage_language import train_language
 from .strange_sounds import strange_tracks
@@ -56,8 +57,12 @@ def judge(work: Path, clips: int) -> None:
 
 
 def latest(spec: ModelSpec, work: Path) -> instruct.Joined:
-    """Branches and language model after the last stage that has begun."""
-    joined = instruct.Joined(Branches(spec), read_hf(_hf(work)))
+    """Branches and language model after the last stage that has begun.
+
+    Raises:
+        MissingFileError: there is no language model yet.
+    """
+    joined = instruct.Joined(Branches(spec), _language_model(work))
     for name in (branching.VIDEO_TEXT.name, branching.AUDIO_TEXT.name):
         if (work / "joined" / f"{name}.pt").exists():
             joined.branches.load_state_dict(stage.weights(name, work / "joined"), strict=False)
@@ -80,7 +85,7 @@ def _audio(spec: ModelSpec, work: Path, films: Sequence[Path]) -> None:
 
 
 def _language(spec: ModelSpec, work: Path, films: Sequence[Path]) -> None:
-    train_language(work / "llama", threads=torch.get_num_threads())
+    train_language(work / "llama")
 
 
 def _video_text(spec: ModelSpec, work: Path, films: Sequence[Path]) -> None:
@@ -96,22 +101,17 @@ def _audio_text(spec: ModelSpec, work: Path, films: Sequence[Path]) -> None:
     )
 
 
-def _instruct(
-    plan: stage.Plan, kinds: instruct.Kinds, thawed: tuple[str, ...]
-) -> Callable[[ModelSpec, Path, Sequence[Path]], None]:
+def _instruct(plan: stage.Plan, kinds: instruct.Kinds) -> Callable[[ModelSpec, Path, Sequence[Path]], None]:
     def run(spec: ModelSpec, work: Path, films: Sequence[Path]) -> None:
         joined = latest(spec, work)
-        for name, parameter in joined.named_parameters():
-            parameter.requires_grad_(name.startswith(thawed))
         world, held, odd = _data(spec, work, films)
         tokenizer = read_tokenizer(_hf(work))
         strange = _odd(spec, work, (), HELD_OUT)
 
         def report(step: int) -> str:
-            few = Features(held.clips[:_ASKED], held.frames[:_ASKED], held.sounds[:_ASKED])
-            return figures(joined, tokenizer, few, strange, Verdict.AS_IT_IS)
+            return figures(joined, tokenizer, held[:_ASKED], strange, Verdict.AS_IT_IS)
 
-        instruct.train_instruct(plan, kinds, joined, spec, work / "joined", tokenizer, world, odd, report)
+        instruct.train_instruct(plan, kinds, joined, work / "joined", tokenizer, world, odd, report)
 
     return run
 
@@ -120,11 +120,15 @@ def _hf(work: Path) -> Path:
     return work / "llama" / "hf"
 
 
+def _language_model(work: Path) -> Llama:
+    if not (_hf(work) / "model.safetensors").exists():
+        raise MissingFileError(f"{_hf(work)}: no language model yet; run the stage `language` first")
+    return read_hf(_hf(work))
+
+
 def _table(work: Path) -> Tensor:
-    """Embeddings of the language model; those it starts with where it has not been trained yet."""
-    if (_hf(work) / "model.safetensors").exists():
-        return read_hf(_hf(work)).model.embed_tokens.weight.detach()
-    raise FileNotFoundError(f"{_hf(work)}: no language model yet; run the stage `language` first")
+    """Embeddings of the language model."""
+    return _language_model(work).model.embed_tokens.weight.detach()
 
 
 def _data(spec: ModelSpec, work: Path, films: Sequence[Path]) -> tuple[Features, Features, Strange]:
@@ -157,8 +161,8 @@ _RUNS: dict[str, Callable[[ModelSpec, Path, Sequence[Path]], None]] = {
     "audio": _audio,
     "language": _language,
     "video-text": _video_text,
-    "video-instruct": _instruct(instruct.VIDEO_INSTRUCT, instruct.VIDEO_KINDS, ("branches.video",)),
+    "video-instruct": _instruct(instruct.VIDEO_INSTRUCT, instruct.VIDEO_KINDS),
     "audio-text": _audio_text,
-    "audio-instruct": _instruct(instruct.AUDIO_INSTRUCT, instruct.AUDIO_KINDS, ("branches.audio",)),
-    "polish": _instruct(instruct.POLISH, instruct.ALL_KINDS, ("branches", "llama")),
+    "audio-instruct": _instruct(instruct.AUDIO_INSTRUCT, instruct.AUDIO_KINDS),
+    "polish": _instruct(instruct.POLISH, instruct.ALL_KINDS),
 }

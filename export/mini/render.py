@@ -18,6 +18,7 @@ from .sound import track
 from .world import Clip
 
 _BATCH = 8  # frames drawn at once
+_AUDIO_BITRATE = 96000  # bit/s
 _SHORT = 56  # Style.soft counts in this fraction of the shorter side
 
 
@@ -31,7 +32,6 @@ def render(
     sample_rate: int = 44100,
     channels: int = 2,
     crf: int = 23,
-    audio_bitrate: int = 96000,
     sound: bool = True,
     gain: float = 1.0,
 ) -> None:
@@ -40,7 +40,6 @@ def render(
     Args:
         width, height: pixels, even.
         crf: of H.264, 0 (lossless) to 51.
-        audio_bitrate: bit/s.
         sound: whether there is a sound track at all.
         gain: factor on the sound, on top of the clip's own loudness.
     """
@@ -52,7 +51,7 @@ def render(
         for pixels in draw(clip, times[first : first + _BATCH], width, height)
     )
     samples = np.tile(track(clip, sample_rate) * gain, (channels, 1)) if sound else None
-    write_mp4(path, pictures, fps, samples, sample_rate, crf=crf, audio_bitrate=audio_bitrate)
+    write_mp4(path, pictures, fps, samples, sample_rate, crf=crf)
 
 
 def write_mp4(
@@ -63,7 +62,6 @@ def write_mp4(
     sample_rate: int,
     *,
     crf: int = 23,
-    audio_bitrate: int = 96000,
 ) -> None:
     """Write pictures uint8 (height, width, 3) and sound (n,) or (channels, n) to a file."""
     with av.open(str(path), "w", format="mp4") as container:
@@ -77,7 +75,7 @@ def write_mp4(
                 video.thread_count = 1
                 if sound is not None:
                     voice = container.add_stream("aac", rate=sample_rate, layout=_layout(sound))
-                    voice.bit_rate = audio_bitrate
+                    voice.bit_rate = _AUDIO_BITRATE
             container.mux(video.encode(av.VideoFrame.from_ndarray(pixels, "rgb24")))
         assert video is not None, "a file needs a picture"
         container.mux(video.encode(None))

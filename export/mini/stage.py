@@ -11,6 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from vllama.runtime.errors import MissingFileError
+
 Report = Callable[[int], str]  # a step -> a line of held-out figures
 _SAVE_SECONDS = 60.0
 _REPORT_SECONDS = 15.0
@@ -22,6 +24,7 @@ class Plan:
 
     rate: of AdamW; matrices of the trunk get Muon at the same rate where `muon`. flat: share of the steps at the full
     rate, then a cosine down to 2 %. decay: of the weights. slow: names that begin so learn at that share of the rate.
+    thawed: names that begin so learn, all others stay as they are.
     """
 
     name: str
@@ -32,6 +35,7 @@ class Plan:
     decay: float = 0.02
     muon: bool = True
     slow: tuple[str, float] = ("", 1.0)
+    thawed: tuple[str, ...] = ("",)
 
     def scale(self, step: int) -> float:
         """The share of the full rate at a step."""
@@ -55,12 +59,14 @@ def run(
     report: Report | None = None,
     report_every: int = 1000,
 ) -> None:
-    """Train what of `module` wants gradients; its weights are the last ones afterwards.
+    """Train what of `module` the plan thaws; its weights are the last ones afterwards.
 
     loss: (step, random numbers) -> what to minimise, and figures for the progress line.
     report: (step) -> a line of held-out figures, every `report_every` steps and at the end.
     """
     path = work / f"{plan.name}.pt"
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(name.startswith(plan.thawed))
     optimisers = _optimisers(plan, module)
     start = _resume(path, module, optimisers)
     parameters = [p for p in module.parameters() if p.requires_grad]
@@ -98,8 +104,15 @@ def finished(plan: Plan, work: Path) -> bool:
 
 
 def weights(name: str, work: Path) -> dict[str, Tensor]:
-    """The weights of the stage of that name, as far as it has come."""
-    state: dict[str, Tensor] = torch.load(work / f"{name}.pt", weights_only=True)["module"]
+    """The weights of the stage of that name, as far as it has come.
+
+    Raises:
+        MissingFileError: it has not begun.
+    """
+    path = work / f"{name}.pt"
+    if not path.exists():
+        raise MissingFileError(f"{path}: not there yet; run the stage `{name}` first")
+    state: dict[str, Tensor] = torch.load(path, weights_only=True)["module"]
     return state
 
 

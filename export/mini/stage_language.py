@@ -40,13 +40,12 @@ class Progress:
     errors: dict[str, float] = field(default_factory=dict)
 
 
-def train_language(work: Path, minutes: float = 170.0, threads: int = 1, rate: float = _RATE) -> Path:
+def train_language(work: Path, minutes: float = 170.0) -> Path:
     """Train for `minutes` in all, going on from the last checkpoint in `work`.
 
     Returns:
         The HF folder, renewed at every checkpoint; it holds the average of the last weights.
     """
-    torch.set_num_threads(threads)
     work.mkdir(parents=True, exist_ok=True)
     folder, checkpoint = work / "hf", work / "language.pt"
     if not (folder / "tokenizer.model").exists():
@@ -57,7 +56,7 @@ def train_language(work: Path, minutes: float = 170.0, threads: int = 1, rate: f
     matrices = [weight for weight in llama.parameters() if weight.dim() > 1]
     rest = [weight for weight in llama.parameters() if weight.dim() == 1]
     groups = [{"params": matrices, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, rate, betas=(0.9, 0.98))
+    optimizer = torch.optim.AdamW(groups, _RATE, betas=(0.9, 0.98))
     progress, average = Progress(), deepcopy(llama)
     if checkpoint.exists():
         saved = torch.load(checkpoint, weights_only=True)
@@ -65,7 +64,7 @@ def train_language(work: Path, minutes: float = 170.0, threads: int = 1, rate: f
         average.load_state_dict(saved.get("average", saved["llama"]))
         optimizer.load_state_dict(saved["optimizer"])
         progress = Progress(**saved["progress"])
-    _train(llama, average, optimizer, tokenizer, progress, (minutes, rate), checkpoint, folder)
+    _train(llama, average, optimizer, tokenizer, progress, minutes, checkpoint, folder)
     return folder
 
 
@@ -75,11 +74,10 @@ def _train(
     optimizer: torch.optim.Optimizer,
     tokenizer: SentencePieceProcessor,
     progress: Progress,
-    plan: tuple[float, float],
+    minutes: float,
     checkpoint: Path,
     folder: Path,
 ) -> None:
-    minutes, rate = plan
     rng = Random(progress.steps)  # below HELD_OUT; another stretch of clips after every resumption
     losses: list[float] = []
     since = time.monotonic()
@@ -87,7 +85,7 @@ def _train(
     while progress.seconds < 60 * minutes:
         began = time.monotonic()
         for group in optimizer.param_groups:
-            group["lr"] = rate * _schedule(progress, minutes)
+            group["lr"] = _RATE * _schedule(progress, minutes)
         weights = {kind: 0.06 + error for kind, error in progress.errors.items()}
         batch = _sample_batch(tokenizer, rng, weights)
         embeds = llama.embed(batch.tokens)
@@ -152,11 +150,9 @@ def language_loss(llama: Llama, embeds: Tensor, batch: Batch) -> tuple[Tensor, T
 
 
 @torch.no_grad()
-def accuracy(
-    llama: Llama, tokenizer: SentencePieceProcessor, rows: int, seed: int = HELD_OUT
-) -> dict[str, tuple[int, int]]:
+def accuracy(llama: Llama, tokenizer: SentencePieceProcessor, rows: int) -> dict[str, tuple[int, int]]:
     """Right answers and questions per kind, on held-out clips: every token of the answer has to be right."""
-    rng = Random(seed)
+    rng = Random(HELD_OUT)
     found: dict[str, tuple[int, int]] = defaultdict(lambda: (0, 0))
     for _ in range(math.ceil(rows / ROWS)):
         long = rng.random() < _LONG
@@ -171,7 +167,7 @@ def accuracy(
 
 
 def table_of(found: Mapping[str, tuple[int, int]]) -> str:
-    """One line per five kinds: percent right and the number asked."""
+    """One line per six kinds: percent right and the number asked."""
     cells = [f"{kind} {100 * hits / total:.0f} ({total})" for kind, (hits, total) in sorted(found.items())]
     return "\n".join("  " + " | ".join(cells[i : i + 6]) for i in range(0, len(cells), 6))
 

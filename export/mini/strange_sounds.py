@@ -19,56 +19,9 @@ RATE = 16000
 _SECONDS = 10
 _VOICES = ("en", "en-us", "en+f3", "de", "fr", "es+f2", "it", "pl+m3", "en+m5", "sv+f4", "pt", "nl+m2")
 _WORDS = (
-    *(
-        "the",
-        "of",
-        "and",
-        "to",
-        "in",
-        "is",
-        "you",
-        "that",
-        "it",
-        "he",
-        "was",
-        "for",
-        "on",
-        "are",
-        "with",
-        "they",
-        "this",
-    ),
-    *("from", "have", "one", "what", "all", "when", "there", "said", "each", "about", "then", "many", "would", "other"),
-    *(
-        "people",
-        "water",
-        "little",
-        "after",
-        "words",
-        "just",
-        "where",
-        "kitchen",
-        "garden",
-        "street",
-        "morning",
-        "letter",
-    ),
-    *(
-        "music",
-        "window",
-        "seven",
-        "long",
-        "number",
-        "way",
-        "could",
-        "first",
-        "been",
-        "who",
-        "now",
-        "find",
-        "down",
-        "day",
-    ),
+    "the of and to in is you that it he was for on are with they this from have one what all when there said each "
+    "about then many would other people water little after words just where kitchen garden street morning letter "
+    "music window seven long number way could first been who now find down day"
 )
 
 
@@ -108,7 +61,7 @@ def _crop(sound: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _speak(rng: np.random.Generator) -> np.ndarray:
-    text = " ".join(rng.choice(_WORDS, 28)) + "."
+    text = " ".join(rng.choice(_WORDS.split(), 28)) + "."
     command = [
         "espeak-ng",
         "-v",

@@ -22,7 +22,7 @@ Rgb = tuple[int, int, int]
 
 
 def strangers(count: int, seed: int, films: Sequence[Path] = ()) -> Tensor:
-    """`count` shots: uint8 (count, 8, 3, 56, 56). films: real files; a third of the shots come from them."""
+    """`count` shots: uint8 (count, 8, 3, 56, 56). films: real files; two fifths of the shots come from them."""
     rng = np.random.default_rng(seed)
     reels = [_read_reel(path) for path in films]
     shots = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from random import Random
 
@@ -15,19 +16,20 @@ from .facts import audio_facts, video_facts
 from .kinds import questions
 from .questions import NOTHING_HEARD, NOTHING_SEEN, REFUSAL
 from .sampler import sample_clip
-from .wording import MESSAGES
+from .wording import turn
 
 VOCAB_SIZE = 768  # with 640 half of the verbs are spelled
 BOS, EOS = 1, 2
 _DIGIT = re.compile(r"(\d)([.,])")  # kept apart, or "6." and "6," would become pieces of their own
 
 
-def train_tokenizer(folder: Path, clips: int = 4000, seed: int = 7) -> None:
+def train_tokenizer(folder: Path, clips: int = 4000) -> None:
     """Write tokenizer.model and the two JSON files that stand beside it."""
     folder.mkdir(parents=True, exist_ok=True)
+    model = BytesIO()  # told a file, the trainer would write its path into the model
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=(_DIGIT.sub(r"\1 \2", text) for text in _sentences(clips, seed)),
-        model_prefix=str(folder / "tokenizer"),
+        sentence_iterator=(_DIGIT.sub(r"\1 \2", text) for text in _sentences(clips)),
+        model_writer=model,
         model_type="bpe",
         vocab_size=VOCAB_SIZE,
         byte_fallback=True,
@@ -43,7 +45,7 @@ def train_tokenizer(folder: Path, clips: int = 4000, seed: int = 7) -> None:
         num_threads=1,
         minloglevel=2,
     )
-    (folder / "tokenizer.vocab").unlink()
+    (folder / "tokenizer.model").write_bytes(model.getvalue())
     special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     table = {
         "tokenizer_class": "LlamaTokenizer",
@@ -60,13 +62,13 @@ def read_tokenizer(folder: Path) -> SentencePieceProcessor:
     return SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
 
 
-def _sentences(clips: int, seed: int) -> Iterator[str]:
-    rng = Random(seed)
+def _sentences(clips: int) -> Iterator[str]:
+    rng = Random(7)
     for _ in range(clips):
         clip = sample_clip(rng)
         yield from (video_facts(clip), audio_facts(clip), "Video: Audio: Image: foreign")
         for asked in questions(clip, rng, 8):
-            yield MESSAGES["text"].format(question=asked.text) + " A:"
+            yield turn(asked.text)
             yield asked.answer
     yield from [REFUSAL, NOTHING_SEEN, NOTHING_HEARD] * 200
     yield from (chr(code) for code in range(33, 127))

@@ -1,22 +1,20 @@
-"""How people word things: alternatives in brackets, names of things, verbs, capitals and question marks."""
+"""How people word things: alternatives in brackets, names of things, verbs, capitals and question marks; and the prompt
+that their questions stand in."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from dataclasses import asdict
 from random import Random
+
+from vllama.runtime.spec import find_spec
 
 from .facts import name
 from .world import Event, Sound, Thing
 
-# The prompt format of the miniature; its entry in models.toml says the same.
-PROMPT = {"first": "{system}{message} A:", "answer": " {answer}</s>", "next": "{message} A:"}
-MESSAGES = {
-    "video": "Video:{video}Q: {question}",
-    "audio_video": "Audio:{audio}Video:{video}Q: {question}",
-    "image": "Image:{video}Q: {question}",
-    "audio": "Audio:{audio}Q: {question}",
-    "text": "Q: {question}",
-}
+_ENTRY = find_spec("miniature")
+MESSAGES: Mapping[str, str] = asdict(_ENTRY.messages.message)
 _CHOICE = re.compile(r"\[([^\[\]]*)\]")
 _THING = "[thing|object|shape|figure|one]"
 _OPENINGS = (
@@ -65,17 +63,19 @@ def ask(rng: Random, *templates: str, **words: str) -> str:
     return text + rng.choices(("?", "", " ?"), (0.8, 0.18, 0.02))[0]
 
 
+def turn(question: str) -> str:
+    """A question as it stands in the prompt, up to its answer."""
+    return _ENTRY.prompt.next.format(message=MESSAGES["text"].format(question=question))
+
+
 def sentence(text: str) -> str:
     """An answer with a capital and a stop."""
     return text[0].upper() + text[1:] + "."
 
 
-def refer(thing: Thing, rng: Random, by: str = "") -> tuple[str, str]:
-    """How a question names a thing, and how the answer does.
-
-    by: "shape", "colour" or "both"; "" draws it. Asked by its shape, a thing is answered by it; else by both.
-    """
-    by = by or rng.choice(("shape", "shape", "colour", "both"))
+def refer(thing: Thing, rng: Random) -> tuple[str, str]:
+    """How a question names a thing, and how the answer does: by its shape where it was asked by it, else by both."""
+    by = rng.choice(("shape", "shape", "colour", "both"))
     if by == "shape":
         return f"the {thing.shape}", f"the {thing.shape}"
     if by == "colour":

@@ -74,6 +74,11 @@ class Clip:
     sounds: tuple[Sound, ...]
 
 
+def starts_whole(clip: Clip) -> bool:
+    """Whether its first picture shows every thing."""
+    return all(event.action != "appears" for event in clip.events)
+
+
 @dataclass(frozen=True)
 class State:
     """One thing at one moment."""

@@ -26,15 +26,12 @@ from vllama.export.mini.kinds import questions
 from vllama.export.mini.questions import yes_no
 from vllama.export.mini.sampler import sample_clip
 from vllama.export.mini.tokenizer import read_tokenizer, train_tokenizer
-from vllama.export.mini.wording import MESSAGES, PROMPT
 from vllama.export.vocabulary import read_vocabulary
 from vllama.runtime.llm.backbone import Backbone
 from vllama.runtime.prompt import Media, Part, Turn, build_prompt
 from vllama.runtime.segments import plan_segments
-from vllama.runtime.spec import MediaTexts, MessageSpec, ModelSpec, PromptSpec
+from vllama.runtime.spec import ModelSpec, find_spec
 from vllama.runtime.types import Embeds, Span
-
-EMPTY = MediaTexts(video="", audio_video="", image="", audio="", text="")
 
 
 @pytest.fixture(scope="module")
@@ -49,10 +46,9 @@ def tokenizer(folder: Path) -> SentencePieceProcessor:
     return read_tokenizer(folder)
 
 
-@pytest.fixture
-def spec(vicuna_spec: ModelSpec) -> ModelSpec:
-    prompt = PromptSpec(**PROMPT, stop=("</s>",), keep_after="")
-    return replace(vicuna_spec, prompt=prompt, messages=MessageSpec(EMPTY, MediaTexts(**MESSAGES)))
+@pytest.fixture(scope="module")
+def spec() -> ModelSpec:
+    return find_spec("miniature")
 
 
 def test_tokenizer_is_one_of_a_llama(folder: Path) -> None:
@@ -60,6 +56,10 @@ def test_tokenizer_is_one_of_a_llama(folder: Path) -> None:
     vocabulary.check_encodes("</s>")
     assert (vocabulary.unk, vocabulary.bos, vocabulary.eos) == (0, 1, 2)
     assert not vocabulary.notes
+
+
+def test_tokenizer_does_not_say_where_it_was_made(folder: Path) -> None:
+    assert str(folder).encode() not in (folder / "tokenizer.model").read_bytes()
 
 
 def test_tokenizer_gives_every_text_back(tokenizer: SentencePieceProcessor) -> None:
