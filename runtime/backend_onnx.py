@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .errors import BackendError, BackendUnavailableError, FileError, MissingFileError, ShapeError, SpecError
+from .errors import BackendError, BackendUnavailableError, FileError, MissingFileError, ShapeError, SpecError, extra
 from .gpus import Gpu
 from .types import Float32
 
@@ -28,6 +28,7 @@ _DEVICE = re.compile(r"cpu|cuda(?::(\d+))?")
 _CUDA_OPTIONS = {"arena_extend_strategy": "kSameAsRequested", "cudnn_conv_algo_search": "HEURISTIC"}
 _LIBRARIES = ("providers_shared", "providers_cuda")  # the second leans on the first
 _CUDNN = "cudnn64_9.dll" if os.name == "nt" else "libcudnn.so.9"
+_SILENT = 4  # more than fatal: failures come back as exceptions
 _KERNELS = ("7.5", "8.0", "8.6", "8.9", "9.0", "12.0")  # of onnxruntime-gpu 1.31.1, which has none to compile (PTX)
 
 
@@ -81,7 +82,7 @@ def check_cuda() -> None:
     """
     ort = _import_onnxruntime()
     both = [name for name in ("onnxruntime", "onnxruntime-gpu") if any(distributions(name=name))]
-    again = "uninstall both, then install `vllama[cuda]`" if both[1:] else "install `vllama[cuda]`"
+    again = "uninstall both, then " * bool(both[1:]) + f"install {extra('cuda')}"
     if _CUDA not in ort.get_available_providers():
         what = "onnxruntime and onnxruntime-gpu are both installed, and one hides the other" if both[1:] else ""
         raise BackendUnavailableError(
@@ -119,6 +120,7 @@ def check_kernels(gpu: Gpu) -> None:
 def _open_session(path: Path, device: str, threads: int | None) -> onnxruntime.InferenceSession:
     ort = _import_onnxruntime()
     ort.disable_telemetry_events()  # Windows asks for this call; elsewhere `environment` did it
+    ort.set_default_logger_severity(_SILENT)  # opening a session on a GPU warns through no session's log
     options = _options(ort, threads)
     providers: list[object] = [_CPU]
     if device != "cpu":
@@ -148,7 +150,7 @@ def _open_session(path: Path, device: str, threads: int | None) -> onnxruntime.I
 
 def _options(ort: ModuleType, threads: int | None) -> onnxruntime.SessionOptions:
     options = ort.SessionOptions()
-    options.log_severity_level = 4  # failures come back as exceptions; the log would be a second voice on stderr
+    options.log_severity_level = _SILENT  # failures come back as exceptions; the log would be a second voice on stderr
     options.intra_op_num_threads = threads or os.cpu_count() or 1
     options.inter_op_num_threads = 1
     # Without prepacking the weights stay mapped from the file: opening is instant and the memory is evictable.
@@ -164,7 +166,9 @@ def _import_onnxruntime() -> ModuleType:
     except ImportError as error:
         missing = isinstance(error, ModuleNotFoundError) and error.name == "onnxruntime"
         what = "is not installed" if missing else f"cannot be loaded ({_one_line(error)})"
-        raise BackendUnavailableError(f"onnxruntime {what}; install `vllama[cpu]` or `vllama[cuda]`") from error
+        raise BackendUnavailableError(
+            f"onnxruntime {what}; install {extra('cpu')}, with an NVIDIA GPU `cuda`"
+        ) from error
     module: ModuleType = onnxruntime
     return module
 

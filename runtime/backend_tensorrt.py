@@ -14,16 +14,18 @@ from typing import Any
 
 import numpy as np
 
-from .bundle import EngineRecord, cache_dir
-from .errors import BackendError, BackendUnavailableError, FileError, ShapeError
+from .bundle import cache_dir
+from .errors import BackendError, BackendUnavailableError, FileError, ShapeError, extra
 from .files import write_whole
 from .gpus import Gpu
+from .manifest import EngineRecord
 from .tensorrt import Library, load_library, make_log
 from .types import Float32
 
 _FLOAT_BYTES = 4
 _MANY_SIZES = 32  # in one profile: then hardly one comes again, as of the pictures that a memory keeps
 _NON_BLOCKING = 1  # cudaStreamNonBlocking: it does not wait for what others do on the GPU
+_ADVICE = "close what else takes its memory, use fewer --gpu-layers, or try --engine onnx"
 
 
 class TensorrtBackend:
@@ -126,7 +128,7 @@ class TensorrtBackend:
             self._buffer(name, size)
         for name, buffer in self._buffers.items():
             self._context.set_tensor_address(name, buffer.device)
-        if not self._context.execute_async_v3(self._stream):
+        if not _given(self._context.execute_async_v3, self._stream):
             raise BackendError(f"{self._path.name}: TensorRT cannot run it ({self._reason()}); try --engine onnx")
         for name, size in sizes.items():
             self._buffers[name].download(size, self._stream)
@@ -141,10 +143,10 @@ class TensorrtBackend:
             raise ShapeError(f"{self._path.name}: no profile of the engine takes {shapes}; build it again")
         if index != self._profile:
             self._profile = -1  # if it fails, none is known to be in use, and the next run chooses again
-            if not self._context.set_optimization_profile_async(index, self._stream):
+            if not _given(self._context.set_optimization_profile_async, index, self._stream):  # takes its memory
                 raise BackendError(
                     f"{self._path.name}: profile {index} cannot be used on {self._gpu.name} ({self._reason()}); "
-                    "close what else takes its memory, or try --engine onnx"
+                    f"{_ADVICE}"
                 )
             self._call(self._cuda.cudaStreamSynchronize, self._stream)
             self._profile = index
@@ -165,7 +167,9 @@ class TensorrtBackend:
         with self._path.open("rb") as file:
             blob = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self._check_validity(blob)
-        engine = self._runtime.deserialize_cuda_engine(blob)
+        engine = _given(self._runtime.deserialize_cuda_engine, blob)
+        if engine is None and any("memory" in line for line in self._log.errors):
+            raise self._no_memory()
         if engine is None:
             raise FileError(
                 f"{self._path}: {self._library.name} does not take this engine ({self._reason()}); build it again: "
@@ -186,7 +190,7 @@ class TensorrtBackend:
         trt = self._library.module
         memory = trt.ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE
         if not hasattr(trt, "CudaGraphStrategy"):  # NVIDIA's full TensorRT compiles nothing here
-            return self._checked(self._engine.create_execution_context(memory))
+            return self._checked(_given(self._engine.create_execution_context, memory))
         config = self._engine.create_runtime_config()
         config.set_execution_context_allocation_strategy(memory)
         kernels, passes = trt.DynamicShapesKernelSpecializationStrategy, trt.CudaGraphStrategy
@@ -199,7 +203,7 @@ class TensorrtBackend:
             cache.deserialize(self._cache_path.read_bytes())  # one that is not taken is compiled anew
         config.set_runtime_cache(cache)
         self._config, self._cache = config, cache
-        return self._checked(self._engine.create_execution_context(config))
+        return self._checked(_given(self._engine.create_execution_context, config))
 
     def _shapes_repeat(self) -> bool:
         """Whether it is worth while to compile for a shape, and to record its pass."""
@@ -208,11 +212,11 @@ class TensorrtBackend:
 
     def _checked(self, context: Any) -> Any:
         if context is None:
-            raise BackendError(
-                f"{self._path.name}: not enough memory on {self._gpu.name} ({self._reason()}); "
-                "close what else takes its memory, or try --engine onnx"
-            )
+            raise self._no_memory()
         return context
+
+    def _no_memory(self) -> BackendError:
+        return BackendError(f"{self._path.name}: not enough memory on {self._gpu.name} ({self._reason()}); {_ADVICE}")
 
     def _keep_what_is_new(self, inputs: Mapping[str, Float32]) -> None:
         """On disk, as soon as a shape was compiled: a process that is killed closes nothing."""
@@ -312,9 +316,18 @@ def invalid(library: Library, path: Path, diagnostics: int, errors: list[str]) -
             f"{path}: not an engine for {library.name} {library.version} and this GPU ({reasons}); build it again: "
             "`vllama export MODEL --weights DIR --engine tensorrt`"
         )
+    if "INSUFFICIENT_GPU_MEMORY" in found:
+        return BackendError(f"{path.name}: not enough memory on the GPU ({reasons}); {_ADVICE}")
     return BackendUnavailableError(
         f"{path.name}: {library.name} cannot use the GPU ({reasons[:200]}); update its driver, or use --engine onnx"
     )
+
+
+def _given(call: Callable[..., Any], *arguments: Any) -> Any:
+    """What a call of TensorRT gives; None where its binding raises what others of them return."""
+    with contextlib.suppress(RuntimeError, MemoryError):  # its own words are in the log
+        return call(*arguments)
+    return None
 
 
 def import_cudart() -> ModuleType:
@@ -327,7 +340,7 @@ def import_cudart() -> ModuleType:
         from cuda.bindings import runtime
     except ImportError as error:
         raise BackendUnavailableError(
-            f"cuda-bindings is not installed ({error}); install `vllama[rtx]`, or use --engine onnx"
+            f"cuda-bindings is not installed ({error}); install {extra('rtx')}, or use --engine onnx"
         ) from error
     module: ModuleType = runtime
     return module

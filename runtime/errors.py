@@ -19,6 +19,11 @@ A message says what, shows the value, and says what to do next, in one line with
 """
 
 
+def extra(name: str) -> str:
+    """An optional part in a message, with how to get it: the `vllama` of the public index is another project."""
+    return f'the extra `{name}` (`pip install ".[{name}]"` in vllama\'s checkout)'
+
+
 class VllamaError(Exception):
     """Base of everything vllama raises."""
 

@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from .bundle import Bundle, verify_engines
-from .errors import BackendUnavailableError, FileError, MissingFileError, SpecError
+from .errors import BackendUnavailableError, FileError, MissingFileError, SpecError, extra
 from .gpus import Gpu
 
 # By name, what can be imported of it: TensorRT for RTX comes under either of two names, as it was installed.
@@ -46,7 +46,7 @@ def load_library(name: str | None = None) -> Library:
                 continue
             return Library(each, loaded, loaded.__version__)
     what = "; ".join(broken) or f"{name or ' or '.join(LIBRARIES)} is not installed"
-    how = "NVIDIA's TensorRT" if name == "tensorrt" else "`vllama[rtx]`"
+    how = "NVIDIA's TensorRT" if name == "tensorrt" else extra("rtx")
     raise BackendUnavailableError(f"{what}; install {how}, or use --engine onnx")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import threading
 from dataclasses import dataclass
@@ -49,7 +50,8 @@ class LlmSettings:
 class LlamaContext:
     """A GGUF file opened by llama.cpp, and one sequence in its KV cache.
 
-    Only one thread may be inside at a time.
+    One thread at a time uses the KV cache, and closes. Meanwhile others may use the vocabulary: `tokenize`, `piece`,
+    `is_end` and the checks only read it.
 
     Args:
         path: the GGUF file.
@@ -91,6 +93,8 @@ class LlamaContext:
         self._memory = self._lib.llama_get_memory(self._context)
         self.n_ctx = min(n_ctx, int(self._lib.llama_n_ctx(self._context)))
         self.n_batch = int(self._lib.llama_n_batch(self._context))
+        if how.gpu_layers:
+            self._take_memory()
 
     @property
     def length(self) -> int:
@@ -212,6 +216,8 @@ class LlamaContext:
     def _load_model(self) -> int | None:
         params = self._lib.llama_model_default_params()
         params.n_gpu_layers = self._how.gpu_layers
+        if not self._how.gpu_layers:
+            params.devices = _no_devices()
         params.use_extra_bufts = self._how.repack
         model = _load(self._lib, self._path, params)
         if model is None and self._how.gpu_layers and out_of_memory():
@@ -257,6 +263,11 @@ class LlamaContext:
             raise BackendError(f"no context of {n_ctx} positions: {first_error()}; {advice}")
         return context
 
+    def _take_memory(self) -> None:
+        """What a GPU gives at the first batch alone, before the encoders are there, which can do with less of it."""
+        self.decode(np.full(min(self.n_batch, self.n_ctx), self.bos, np.int32), wanted=False)
+        self.truncate(0)
+
     def _read_logits(self) -> Float32:
         values = self._lib.llama_get_logits_ith(self._context, -1)
         logits: Float32 = np.ctypeslib.as_array(values, (self.n_vocab,)).copy()
@@ -275,6 +286,7 @@ def check_model(path: Path) -> None:
     lib = load_library()
     params = lib.llama_model_default_params()
     params.n_gpu_layers, params.use_extra_bufts, params.check_tensors = 0, False, True
+    params.devices = _no_devices()
     model = _load(lib, path, params)
     if model is None:
         raise FileError(f"{path}: llama.cpp finds it damaged: {first_error()}; export the model again")
@@ -284,6 +296,12 @@ def check_model(path: Path) -> None:
 def fewer_layers(refused: int) -> int:
     """How many layers to try where a GPU refused so many."""
     return refused * 3 // 4
+
+
+@functools.cache
+def _no_devices() -> ctypes.c_void_p:
+    """An empty list of GPUs: without one llama.cpp takes memory of each GPU, for no layers too. Referenced for ever."""
+    return ctypes.cast((ctypes.c_void_p * 1)(None), ctypes.c_void_p)
 
 
 def _load(lib: ModuleType, path: Path, params: object) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import sys
 from collections import deque
 from importlib.metadata import version
 from pathlib import Path
@@ -45,6 +46,7 @@ def load_library() -> ModuleType:
             f"`pip install llama-cpp-python=={VERSION}`, for a GPU as in docs/llm.md"
         )
     library.llama_log_set(_log_callback(library), None)
+    _ggml_of(library).ggml_set_abort_callback(_abort_callback())
     library.llama_backend_init()
     return library
 
@@ -58,6 +60,23 @@ def _log_callback(library: ModuleType) -> object:
             _log.append(text.decode("utf-8", "replace").strip())
 
     return library.llama_log_callback(keep)
+
+
+@functools.cache
+def _abort_callback() -> object:
+    """Referenced for ever. Where ggml ends the process, as CUDA does without memory, why: its log would end with it."""
+
+    def tell(message: bytes) -> None:
+        said = " ".join("; ".join([*_log, message.decode("utf-8", "replace")]).split())
+        print(f"vllama: llama.cpp has to end here: {said}", file=sys.stderr, flush=True)
+
+    return ctypes.CFUNCTYPE(None, ctypes.c_char_p)(tell)
+
+
+def _ggml_of(library: ModuleType) -> ctypes.CDLL:
+    """That which llama.cpp itself has in use, with what is set of it for all."""
+    handle: ctypes.CDLL = load_ggml_base() if os.name == "nt" else library._lib
+    return handle
 
 
 def load_ggml_base() -> ctypes.CDLL:

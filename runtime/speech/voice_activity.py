@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 
 from ..backend import Backend, open_backend
-from ..errors import BackendUnavailableError, FileError
+from ..errors import BackendUnavailableError, FileError, extra
 from ..types import Float32
 
 SAMPLE_RATE = 16000  # Hz, the only one that these weights are for
 WINDOW = 512  # samples
 _CONTEXT = 64  # samples of the window before that stand in front of each
 _STATE = (1, 1, 128)  # of the LSTM
-INSTALL = "install `vllama[speech]`"
+INSTALL = f"install {extra('speech')}"
 
 
 class VoiceActivity:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -39,18 +40,22 @@ from vllama.runtime import Engine
 from vllama.runtime.backend import open_graph
 from vllama.runtime.backend_onnx import check_cuda, check_kernels
 from vllama.runtime.benchmark.flops import frame_flops
-from vllama.runtime.bundle import SCHEMA, Bundle, Manifest, find_bundle, open_bundle
+from vllama.runtime.bundle import Bundle, find_bundle, open_bundle
 from vllama.runtime.errors import VllamaError
 from vllama.runtime.gpus import Gpu, find_gpus
 from vllama.runtime.llm.devices import gpu_memory
 from vllama.runtime.llm.llm_file import read_llm_facts
 from vllama.runtime.machine import nvidia_memory
+from vllama.runtime.manifest import SCHEMA, Manifest
 from vllama.runtime.placement import Placement
 from vllama.runtime.plan import encoders_gpu_bytes, graph_needs, layers_that_fit, usable_bytes
 from vllama.runtime.spec import ModelSpec, find_spec, spec_to_dict
 
 _CLIP = Path(__file__).parents[2] / "cli" / "demo_clips" / "circle.mp4"
 _QUESTIONS = ("What happens in the video?", "What do you hear?", "What happens last?")
+_MADE = (
+    Path(__file__).parents[2] / "build" / "bench-gpu"
+)  # gigabytes, which a kill must not leave at a new place each time
 _SIDE = 8192  # of a square matrix
 _COPY_BYTES = 1 << 30
 _LOOK_SECONDS = 0.05
@@ -81,14 +86,18 @@ def main() -> None:
     spec, gpu = find_spec(given.entry), find_gpus()[0]
     print(f"{gpu.name}, compute capability {gpu.capability}, {gpu.bytes / 1e9:.1f} GB, driver {driver()}")
     if given.model:
-        answers(given.model)
+        answers(given.model, device="auto")  # what the card can; what was chosen is said
         return
     rate, bandwidth = matrix_rate(), copy_rate()
     torch.cuda.empty_cache()
     print(f"\nMeasured limits: {rate / 1e12:.0f} TFLOP/s of fp16 products, {bandwidth / 1e9:.0f} GB/s of memory.\n")
-    with tempfile.TemporaryDirectory() as folder:
-        ways = without(given.without, all_ways(spec, gpu, Path(folder)))
+    shutil.rmtree(_MADE, ignore_errors=True)  # of a run that was killed
+    _MADE.mkdir(parents=True)
+    try:
+        ways = without(given.without, all_ways(spec, gpu, _MADE))
         measure(ways, [int(size) for size in given.batches.split(",")], spec, given.rounds, rate)
+    finally:
+        shutil.rmtree(_MADE, ignore_errors=True)
 
 
 def all_ways(spec: ModelSpec, gpu: Gpu, folder: Path) -> list[Way]:
@@ -259,12 +268,12 @@ def best_seconds(call: Callable[[], object], times: int = 20) -> float:
     return min(found)
 
 
-def answers(model: str, device: str = "cuda") -> None:
+def answers(model: str, device: str) -> None:
     """First token and speed of a bundle's answers, its clip encoded before, and the most memory of the card."""
     bundle = open_bundle(find_bundle(model))
-    layers, said = llm_layers(bundle)
-    print(f"\n{said}", flush=True)
     with tempfile.TemporaryDirectory() as cache, most_taken() as taken:
+        layers, said = llm_layers(bundle)  # asks CUDA, and so takes its first memory
+        print(f"\n{said}", flush=True)
         os.environ["VLLAMA_CACHE"] = cache
         with Engine(bundle, device=device, gpu_layers=layers) as engine:
             print(engine.placement.says, flush=True)
@@ -277,9 +286,10 @@ def answers(model: str, device: str = "cuda") -> None:
                 usages.append(last.usage)
     first = statistics.median(usage.first_token_ms for usage in usages)
     speed = statistics.median(usage.tokens_per_second for usage in usages)
+    most = f"{max(taken) / 1e9:.2f} GB" if nvidia_memory() else "an unknown amount"
     print(
         f"\n{bundle.spec.name} {bundle.manifest.precision['llm']}: first token {first:.1f} ms, {speed:.1f} tokens/s, "
-        f"{max(taken) / 1e9:.2f} GB of device memory at the most.\n",
+        f"{most} of device memory at the most.\n",
         flush=True,
     )
 

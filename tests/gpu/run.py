@@ -96,7 +96,9 @@ def main() -> int:
         results.write()
 
     # -vv: each verdict and the reason of each skip at once. -W: what a newer library warns of is no failure here.
-    pytest = ("-m", "pytest", "-m", "gpu", "-vv", "-s", "-W", "default", "tests/gpu")
+    # A test that hangs in a library shows where, long before it is stopped.
+    hangs = ("-o", "faulthandler_timeout=100")
+    pytest = ("-m", "pytest", "-m", "gpu", "-vv", "-s", "-W", "default", *hangs, "tests/gpu")
     tests = run(started + _TESTS * seconds, tested, python, *pytest)
     if model := given.model or (full_size(given.entry, python, started + _MADE * seconds) if results.ran() else None):
         run(started + _ANSWERED * seconds, measured, python, _BENCH, "--model", model)
@@ -133,7 +135,7 @@ def run(end: float, told: Callable[[str], None], python: Path, *arguments: str) 
     print(f"$ python {' '.join(arguments)}", flush=True)
     left = max(_LEAST_SECONDS, end - time.monotonic())
     # Unbuffered: what a step had printed when it is stopped is all that is left of it. Wide: pytest breaks no reason.
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / ".dev"), "PYTHONUNBUFFERED": "1", "COLUMNS": "400"}
+    environment = {**surroundings(), "PYTHONUNBUFFERED": "1", "COLUMNS": "400"}
     process = subprocess.Popen(
         [str(python), *arguments], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         text=True, errors="replace", start_new_session=True,
@@ -172,11 +174,16 @@ def stop(process: subprocess.Popen[str]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
+def surroundings() -> dict[str, str]:
+    """The environment of a step: the checkout's vllama in front of what the caller's own path has."""
+    path = os.pathsep.join(filter(None, (str(ROOT / ".dev"), os.environ.get("PYTHONPATH"))))
+    return {**os.environ, "PYTHONPATH": path}
+
+
 def card(python: Path) -> str:
     """The name of the GPU, for a file's name."""
     code = "from vllama.runtime.gpus import find_gpus; print(find_gpus()[0].name)"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / ".dev")}
-    done = subprocess.run([str(python), "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    done = subprocess.run([str(python), "-c", code], cwd=ROOT, env=surroundings(), capture_output=True, text=True)
     return re.sub(r"\W+", "-", done.stdout.strip()).lower() or "no-gpu"
 
 

@@ -17,6 +17,7 @@ from vllama.export.to_gguf import to_gguf
 from vllama.runtime import Engine, Usage
 from vllama.runtime.bundle import shipped_bundle
 from vllama.runtime.engine import GpuLayers
+from vllama.runtime.llm import llama_library
 from vllama.runtime.llm.backbone import Backbone
 from vllama.runtime.llm.devices import gpu_memory
 from vllama.runtime.question_set import KnownAnswer, read_questions
@@ -143,6 +144,21 @@ def test_record_is_replayed_to_the_token_and_the_cpu_says_where_it_was_made(
     assert (again.returncode, again.stderr.count("same: "), "note" in again.stderr) == (0, 2, False), again.stderr
     on_cpu = vllama("replay", path, "--gpu-layers", 0)
     assert "answered with 0 layers on the GPU, recorded with " in on_cpu.stderr
+
+
+def test_llama_cpp_takes_a_gpu_for_layers_alone() -> None:
+    if not gpu_memory():
+        pytest.skip("llama.cpp finds no GPU, or was built without support for it")
+    library, said = llama_library.load_library(), list[str]()
+    told = library.llama_log_callback(lambda level, text, _: said.append(text.decode("utf-8", "replace")))
+    library.llama_log_set(told, None)
+    try:
+        for layers in (0, 1):
+            said.clear()
+            Backbone(shipped_bundle().joinpath("llm-Q8_0.gguf"), 256, gpu_layers=layers).close()
+            assert any("using device" in line for line in said) == (layers > 0), said
+    finally:
+        library.llama_log_set(llama_library._log_callback(library), None)
 
 
 def test_memory_of_the_gpu_is_given_back(layers: GpuLayers) -> None:

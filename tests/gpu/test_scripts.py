@@ -65,6 +65,16 @@ def test_step_that_ends_keeps_its_code_and_both_its_outputs(monkeypatch: pytest.
     assert "".join(told) == "out\nerr\n"
 
 
+def test_step_finds_what_the_caller_has_on_its_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    run = script("run", monkeypatch)
+    (tmp_path / "carried.py").write_text("print('found')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    told: list[str] = []
+    code = "import carried, vllama.runtime; print(vllama.runtime.__file__)"
+    assert run.run(time.monotonic() + 60, told.append, Path(sys.executable), "-c", code) == 0
+    assert told == ["found\n", f"{run.ROOT / '.dev' / 'vllama' / 'runtime' / '__init__.py'}\n"]
+
+
 def test_the_clock_starts_after_installing_and_leaves_most_for_the_bench(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -297,12 +307,16 @@ def test_ways_are_left_out_by_how_they_begin(names: str, kept: list[str], bench:
 def test_nothing_is_made_for_a_way_that_is_not_opened_or_cannot_run(
     bench: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """An export of full size takes minutes. ONNX Runtime here is built for CPUs, TensorRT for RTX for no H200."""
+    """An export of full size takes minutes. TensorRT for RTX is for no H200."""
 
     def one_graph(*_: object) -> None:
         raise AssertionError("exported")
 
+    def check_cuda() -> None:
+        raise BackendUnavailableError("it has no CUDAExecutionProvider")
+
     monkeypatch.setattr(bench, "one_graph", one_graph)
+    monkeypatch.setattr(bench, "check_cuda", check_cuda)
     monkeypatch.setattr(bench, "random_weights", lambda spec: {})
     eager, onnx, *engines, compiled = bench.all_ways(find_spec("miniature"), H200, tmp_path)
     assert (eager.name, compiled.name) == (bench.EAGER, "torch.compile fp16")
@@ -339,10 +353,12 @@ def test_bench_tells_the_speed_and_the_most_memory_of_answers(
     monkeypatch.setenv("VLLAMA_CACHE", str(tmp_path))  # the bench sets another
     free = chain([9_000_000_000, 4_000_000_000, 2_000_000_000], repeat(4_000_000_000))
     monkeypatch.setattr(bench, "free_bytes", lambda: next(free))
-    bench.answers(str(shipped_bundle()), device="cpu")
-    found = capsys.readouterr().out
-    speed = r"miniature Q8_0: first token \d+\.\d ms, \d+\.\d tokens/s, 7.00 GB of device memory at the most"
-    assert re.search(speed, found), found
+    speed = r"miniature Q8_0: first token \d+\.\d ms, \d+\.\d tokens/s, {} of device memory at the most"
+    for gpus, most in (((SimpleNamespace(),), r"7\.00 GB"), ((), "an unknown amount")):
+        monkeypatch.setattr(bench, "nvidia_memory", lambda gpus=gpus: gpus)
+        bench.answers(str(shipped_bundle()), device="cpu")
+        found = capsys.readouterr().out
+        assert re.search(speed.format(most), found), found
 
 
 def test_bench_says_whether_llama_cpp_has_the_gpu(bench: ModuleType) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import _ctypes
 import ctypes
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -108,7 +109,11 @@ def test_device_that_is_not_there_is_named(graph: Path) -> None:
     [
         ("raise ImportError('libstdc++ is too old')", "onnxruntime cannot be loaded (libstdc++ is too old); install"),
         ("import numpy.nothing", "onnxruntime cannot be loaded (No module named 'numpy.nothing'); install"),
-        (None, "onnxruntime is not installed; install `vllama[cpu]`"),
+        (
+            None,
+            'onnxruntime is not installed; install the extra `cpu` (`pip install ".[cpu]"` in vllama\'s checkout), '
+            "with an NVIDIA GPU `cuda`",
+        ),
     ],
 )
 def test_runtime_that_is_there_and_cannot_be_loaded_is_not_said_to_be_missing(
@@ -175,7 +180,8 @@ def test_cudnn_is_looked_for_before_a_convolution_needs_it(monkeypatch: pytest.M
     try:
         ctypes.CDLL(backend_onnx._CUDNN)
     except OSError:
-        words = r"^ONNX Runtime cannot use CUDA: .*cudnn.*; install `vllama\[cuda\]` with its CUDA packages, or use"
+        install = re.escape('install the extra `cuda` (`pip install ".[cuda]"` in vllama\'s checkout) with its CUDA')
+        words = rf"^ONNX Runtime cannot use CUDA: .*cudnn.*; {install} packages, or use"
         with pytest.raises(BackendUnavailableError, match=words):
             check_cuda()
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import shutil
 import sys
 import threading
@@ -19,9 +20,10 @@ import pytest
 from vllama.export.to_tensorrt import EngineOptions, add_engines, open_builder
 from vllama.runtime import backend_tensorrt
 from vllama.runtime.backend_tensorrt import TensorrtBackend, _cache_path, import_cudart, invalid, pieces
-from vllama.runtime.bundle import Bundle, EngineRecord, open_bundle
+from vllama.runtime.bundle import Bundle, open_bundle
 from vllama.runtime.errors import BackendError, BackendUnavailableError, FileError, ShapeError
 from vllama.runtime.gpus import Gpu, find_gpus
+from vllama.runtime.manifest import EngineRecord
 from vllama.runtime.tensorrt import Library, load_library, make_log
 
 pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT for RTX is not made for this system")
@@ -81,7 +83,11 @@ def test_tensorrt_tells_what_is_no_engine_from_what_the_machine_lacks(bundle: Bu
         (["VERSION_MISMATCH"], FileError, "and this GPU (version mismatch); build it again"),
         (["UNSUPPORTED_CC"], FileError, "(unsupported cc); build it again"),
         (["OLD_CUDA_DRIVER"], BackendUnavailableError, "cannot use the GPU (old cuda driver); update its driver"),
-        (["INSUFFICIENT_GPU_MEMORY"], BackendUnavailableError, "(insufficient gpu memory)"),
+        (
+            ["INSUFFICIENT_GPU_MEMORY"],
+            BackendError,
+            "not enough memory on the GPU (insufficient gpu memory); close what else takes its memory, use fewer",
+        ),
         ([], BackendUnavailableError, "(what it logged)"),
     ],
 )
@@ -89,14 +95,15 @@ def test_every_diagnosis_has_its_line(names: list[str], kind: type[BackendError]
     library = load_library("tensorrt_rtx")
     bits = sum(int(library.module.EngineInvalidityDiagnostics.__members__[name]) for name in names)
     error = invalid(library, Path("frames.engine"), bits, ["what it logged"])
-    assert isinstance(error, kind)
+    assert type(error) is kind
     assert words in str(error)
 
 
 def test_library_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("tensorrt_rtx", "tensorrt_rtx_bindings"):
         monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(BackendUnavailableError, match=r"tensorrt_rtx is not installed; install `vllama\[rtx\]`"):
+    install = re.escape('install the extra `rtx` (`pip install ".[rtx]"` in vllama\'s checkout), or use --engine onnx')
+    with pytest.raises(BackendUnavailableError, match=f"^tensorrt_rtx is not installed; {install}$"):
         load_library("tensorrt_rtx")
     with pytest.raises(BackendUnavailableError, match=r"tensorrt_rtx or tensorrt is not installed"):
         load_library()
@@ -113,7 +120,8 @@ def test_library_whose_own_libraries_are_missing_says_which(monkeypatch: pytest.
 
 def test_missing_cuda_bindings_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cuda.bindings", None)
-    with pytest.raises(BackendUnavailableError, match=r"cuda-bindings is not installed .*; install `vllama\[rtx\]`"):
+    install = re.escape('install the extra `rtx` (`pip install ".[rtx]"` in vllama\'s checkout), or use --engine onnx')
+    with pytest.raises(BackendUnavailableError, match=f"^cuda-bindings is not installed .*; {install}$"):
         import_cudart()
 
 
@@ -246,6 +254,29 @@ def test_engine_that_is_refused_gives_no_older_reason(tmp_path: Path) -> None:
         backend._loaded()
 
 
+@pytest.mark.parametrize("raised", [None, RuntimeError("refused"), MemoryError()])
+def test_engine_for_which_there_is_no_memory_is_not_said_to_be_another(
+    raised: Exception | None, tmp_path: Path
+) -> None:
+    path = tmp_path / "frames.engine"
+    path.write_bytes(b"engine")
+    log = SimpleNamespace(errors=[])
+
+    def deserialize(blob: object) -> None:
+        log.errors += ["Cuda Runtime (out of memory)", "deserializeCudaEngine failed"]
+        if raised is not None:
+            raise raised
+
+    runtime = SimpleNamespace(deserialize_cuda_engine=deserialize)
+    backend = backend_of(FakeCuda(), _path=path, _log=log, _runtime=runtime, _library=load_library("tensorrt_rtx"))
+    words = (
+        r"frames\.engine: not enough memory on Card \(deserializeCudaEngine failed\); close what else .* --gpu-layers"
+    )
+    with pytest.raises(BackendError, match=words) as error:
+        backend._loaded()
+    assert type(error.value) is BackendError
+
+
 def test_full_tensorrt_needs_nothing_of_the_one_for_rtx() -> None:
     """It has runtime configurations, too, and neither CUDA graphs nor compiled kernels in them."""
     made, asked = iter(["context", None]), list[str]()
@@ -304,7 +335,9 @@ class FakeContext:
 
     def set_optimization_profile_async(self, index: int, stream: str) -> bool:
         self.profiles.append(index)
-        return self.changes
+        if not self.changes:
+            raise RuntimeError("Error in set optimization profile async.")  # as the binding does
+        return True
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         self.shape = shape

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from vllama.runtime import placement
-from vllama.runtime.bundle import Bundle, EngineRecord, engine_name, hash_file, open_bundle, shipped_bundle
+from vllama.runtime.bundle import Bundle, engine_name, open_bundle, shipped_bundle
 from vllama.runtime.errors import (
     BackendUnavailableError,
     ChecksumError,
@@ -20,6 +21,7 @@ from vllama.runtime.errors import (
     VllamaError,
 )
 from vllama.runtime.gpus import Gpu, NoGpuError
+from vllama.runtime.manifest import EngineRecord, hash_file
 from vllama.runtime.placement import GPU_BATCH, Placement, place
 from vllama.runtime.tensorrt import check_engines, load_library
 
@@ -145,8 +147,9 @@ def test_gpu_that_cannot_be_used_is_left_with_the_reason_or_refused(bundle: Bund
     found = place(without_engines(bundle), "auto", "auto")
     assert (found.runner, found.gpu) == ("onnx", None)
     assert found.says.startswith("the encoders run on the CPU, not on Card: m has no TensorRT engine")
-    assert "CUDAExecutionProvider; install `vllama[cuda]`" in found.says
-    with pytest.raises(BackendUnavailableError, match=r"CUDAExecutionProvider; install `vllama\[cuda\]`"):
+    install = 'CUDAExecutionProvider; install the extra `cuda` (`pip install ".[cuda]"` in vllama\'s checkout)'
+    assert install in found.says
+    with pytest.raises(BackendUnavailableError, match=re.escape(install)):
         place(without_engines(bundle), "cuda", "auto")
     with pytest.raises(MissingFileError, match="no TensorRT engine for frames, video"):
         place(without_engines(bundle), "auto", "tensorrt")

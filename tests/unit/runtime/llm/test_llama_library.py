@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from importlib.metadata import requires
@@ -30,6 +31,21 @@ def test_a_library_that_a_build_needs_and_is_not_there_is_named(tmp_path: Path) 
     last = done.stderr.splitlines()[-1]
     assert "libno-such-driver.so.1: cannot open shared object file" in last, done.stderr
     assert "; install what it was built for, such as NVIDIA's driver, or build it again: `pip install --force" in last
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows shows a window")
+def test_why_llama_cpp_ended_the_process_is_said_in_one_line() -> None:
+    code = (
+        "from vllama.runtime.llm import llama_library\n"
+        "ggml = llama_library._ggml_of(llama_library.load_library())\n"
+        "ggml.ggml_log_internal(4, b'CUDA error: %s\\n', b'out of memory')\n"
+        "ggml.ggml_abort(b'ggml-cuda.cu', 109, b'CUDA error')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGABRT
+    said = "vllama: llama.cpp has to end here: CUDA error: out of memory; ggml-cuda.cu:109: CUDA error"
+    assert done.stderr.splitlines()[0] == said, done.stderr
+    assert len(done.stderr.splitlines()) == 1, done.stderr
 
 
 def test_another_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from vllama.runtime.speech.listener import Listener, Words, words_between
 from vllama.runtime.speech.transcribe import Transcriber
 from vllama.runtime.speech.voice_activity import VoiceActivity
 
-pytest.importorskip("faster_whisper", reason="needs vllama[speech]")
+pytest.importorskip("faster_whisper", reason="needs the extra `speech`")
 from tests.live.tiny_whisper import write_tiny_whisper
 
 pytestmark = pytest.mark.skipif(not has_espeak(), reason=NEEDS_ESPEAK)

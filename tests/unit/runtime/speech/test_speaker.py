@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.live.waiting import until
 from vllama.runtime.speech.speaker import Speaker
 from vllama.runtime.speech.voices import Voice
 
@@ -44,13 +45,6 @@ def open_speaker(read: Path) -> Iterator[Open]:
     for speaker in opened:
         speaker.close()
     assert not [thread for thread in threading.enumerate() if thread.name == "speaker"]
-
-
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 20.0
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def lines(read: Path) -> list[str]:

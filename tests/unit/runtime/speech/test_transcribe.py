@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from vllama.runtime.errors import BackendError, BackendUnavailableError, FileError, MissingFileError
 from vllama.runtime.speech.transcribe import Transcriber
 
-pytest.importorskip("faster_whisper", reason="needs vllama[speech]")
+pytest.importorskip("faster_whisper", reason="needs the extra `speech`")
 from tests.live.tiny_whisper import write_tiny_whisper
 
 NOISE = (0.1 * np.random.default_rng(0).standard_normal(32000)).astype(np.float32)
@@ -81,5 +82,6 @@ def test_a_model_that_takes_other_features_is_one_line(folder: Path) -> None:
 
 def test_without_the_extra_it_says_what_to_install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "faster_whisper", None)
-    with pytest.raises(BackendUnavailableError, match=r"faster-whisper is not installed; install `vllama\[speech\]`"):
+    install = re.escape('install the extra `speech` (`pip install ".[speech]"` in vllama\'s checkout)')
+    with pytest.raises(BackendUnavailableError, match=f"^faster-whisper is not installed; {install}$"):
         Transcriber(folder)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,8 @@ from tests.live.spoken import NEEDS_ESPEAK, has_espeak, say, silence
 from vllama.runtime.errors import BackendUnavailableError, FileError
 from vllama.runtime.speech.voice_activity import WINDOW, VoiceActivity, find_silero
 
-faster_whisper = pytest.importorskip("faster_whisper", reason="needs vllama[speech]")
+faster_whisper = pytest.importorskip("faster_whisper", reason="needs the extra `speech`")
+_INSTALL = 'install the extra `speech` (`pip install ".[speech]"` in vllama\'s checkout)'
 espeak = pytest.mark.skipif(not has_espeak(), reason=NEEDS_ESPEAK)
 
 
@@ -72,13 +74,13 @@ def test_a_damaged_graph_is_one_line(tmp_path: Path) -> None:
     damaged = tmp_path / "silero.onnx"
     damaged.write_bytes(find_silero().read_bytes()[:5000])
     for path in (damaged, tmp_path / "none.onnx"):
-        with pytest.raises(FileError, match=r"not a usable voice detector; install `vllama\[speech\]` again"):
+        with pytest.raises(FileError, match=re.escape(f"{path}: not a usable voice detector; {_INSTALL} again")):
             VoiceActivity(path)
 
 
 def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "faster_whisper", None)
-    with pytest.raises(BackendUnavailableError, match=r"faster-whisper is not installed; install `vllama\[speech\]`"):
+    with pytest.raises(BackendUnavailableError, match=re.escape(f"faster-whisper is not installed; {_INSTALL}")):
         VoiceActivity()
 
 
