@@ -1,6 +1,8 @@
 """Ask a video, its sound or a picture: the runtime of exported Video-LLaMA models, without torch."""
 
 from . import environment as environment
+from .capture.clock import Clock
+from .capture.source import SourceStatus
 from .chat import Chat
 from .engine import Engine
 from .errors import (
@@ -21,9 +23,13 @@ from .errors import (
 )
 from .live.live import Live, LiveStatus
 from .live.live_chat import LiveChat
+from .live.senses import PictureSource, SoundSource
+from .live.watching import Score, Switch, YesNo
+from .prompt import Turn
 from .spec import ModelSpec, Sampling
 from .timeline import Budget, Timeline
 from .types import Delta, Embeds, Frame, Samples, Span, Usage
+from .view import Long
 
 __all__ = [
     "BackendError",
@@ -31,6 +37,7 @@ __all__ = [
     "Budget",
     "Chat",
     "ChecksumError",
+    "Clock",
     "ContextOverflowError",
     "DecodeError",
     "Delta",
@@ -43,16 +50,24 @@ __all__ = [
     "Live",
     "LiveChat",
     "LiveStatus",
+    "Long",
     "MediaError",
     "MissingFileError",
     "ModelNotFoundError",
     "ModelSpec",
+    "PictureSource",
     "Samples",
     "Sampling",
+    "Score",
     "ShapeError",
+    "SoundSource",
+    "SourceStatus",
     "Span",
     "SpecError",
+    "Switch",
     "Timeline",
+    "Turn",
     "Usage",
     "VllamaError",
+    "YesNo",
 ]

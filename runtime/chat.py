@@ -6,12 +6,13 @@ import secrets
 import threading
 import time
 from collections.abc import Generator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from .answer import AnswerStream, answer_text
 from .encoders import Encoders
 from .errors import ContextOverflowError, SpecError
+from .history import History, Segments, rows_of
 from .llm.backbone import Backbone
 from .llm.prefixes import PrefixStore
 from .prompt import Media, Turn, build_prompt
@@ -23,21 +24,34 @@ from .types import Delta, Embeds, Span, Usage
 from .view import Long, View, Viewer
 
 _SEEDS = 2**32 - 1  # llama.cpp takes this value itself for "draw one"
-_TRIMMED = 0.75  # how full a context that overflowed is made again, so that not every turn has to be read anew
 _MOST_PARTS = 12  # of a "map": each costs a prompt of its own
-_PART_ANSWER = Sampling(temperature=0.0, top_p=1.0, top_k=0, max_tokens=48)
-_SUMMARY_REQUEST = "Summarise our conversation so far in two sentences."
-_SUMMARY = Sampling(temperature=0.0, top_p=1.0, top_k=0, max_tokens=96)
+_PART_ANSWER = Sampling.greedy(48)
 _SAMPLES = ("What", "Is")  # questions whose common tokens are what any question begins with
-Segments = list[list[int] | Embeds]
 
 
-@dataclass(frozen=True)
-class _Said:
-    """A turn with what it looked at, whether it brought that itself or not."""
+@dataclass
+class _Written:
+    """An answer as far as it was written. began, first: when it was asked for, and when its first token came."""
 
-    turn: Turn
-    view: View
+    began: float
+    first: float = 0.0
+    tokens: list[int] = field(default_factory=list)
+    raw: bytes = b""
+    finish: Literal["stop", "length", "context", "cancelled"] = "cancelled"
+
+    def add(self, token: int, piece: bytes) -> None:
+        if not self.tokens:
+            self.first = time.perf_counter()
+        self.tokens.append(token)
+        self.raw += piece
+
+    @property
+    def first_token_ms(self) -> float:
+        return (self.first - self.began) * 1000.0 if self.tokens else 0.0
+
+    @property
+    def tokens_per_second(self) -> float:
+        return (len(self.tokens) - 1) / (time.perf_counter() - self.first) if len(self.tokens) > 1 else 0.0
 
 
 class Chat:
@@ -46,7 +60,11 @@ class Chat:
     The first question brings the whole clip unless it names a span. Later ones are about the same media, until
     another span is named. What was read stays in the KV cache. When the context is full, the oldest questions and
     answers are left out, or the model's own summary of them takes their place; the media never are.
+
+    Use it from the thread that uses its engine; `cancel` alone may come from any.
     """
+
+    _history_class: type[History] = History
 
     def __init__(
         self,
@@ -64,10 +82,7 @@ class Chat:
         self._backbone = backbone
         self._prefixes = prefixes
         self._viewer = Viewer(timeline, encoders, spec, audio=audio)
-        self._said: list[_Said] = []
-        self._first = 0  # of the turns that still stand in the prompt
-        self._summarises = summarise
-        self._summary: Turn | None = None  # of those that do not
+        self._history = self._history_class(spec, backbone, summarise=summarise)
         self._view: View | None = None
         self._segments: Segments = []
         self._unbilled_ms = timeline.encode_ms
@@ -77,11 +92,15 @@ class Chat:
     @property
     def turns(self) -> tuple[Turn, ...]:
         """What was said so far, also what no longer fits the context."""
-        return tuple(said.turn for said in self._said)
+        return self._history.turns
 
     @property
     def last_prompt(self) -> list[int | str]:
-        """The last prompt, position by position: token ids, and a digest of the row for media."""
+        """The last prompt, position by position: token ids, and a digest of the row for media.
+
+        Raises:
+            BackendError: the engine was closed.
+        """
         return [
             key if isinstance(key, int) else f"{key[0].hex()}:{key[1]}" for key in self._backbone.keys(self._segments)
         ]
@@ -154,7 +173,8 @@ class Chat:
 
     def clear(self) -> None:
         """Forget what was said; the timeline stays."""
-        self._said, self._first, self._summary, self._view = [], 0, None, None
+        self._history.clear()
+        self._view = None
 
     def cancel(self) -> None:
         """Stop the running answer from another thread, also one whose prompt is being read, or was not begun.
@@ -182,60 +202,61 @@ class Chat:
         parts = self._asked_of_parts(question, view) if view.long == "map" else ()
         words = "\n".join([*(f"{part.intro}{answer}" for part, answer in parts), question])
         reading = time.perf_counter()
-        segments = self._fitting(replace(turn, question=words), view, sampling.max_tokens)
+        segments = self._history.fitting(
+            replace(turn, question=words), view.media, sampling.max_tokens, self._short_answer
+        )
         self._restore(self._opening(view))
         self._segments = segments
         prefilled = self._backbone.prefill(segments, cancelled)
         prefill_ms = _since(reading)
         self._view, self._unbilled_ms = view, 0.0
 
-        prompt = self._spec.prompt
-        stream, raw, tokens = AnswerStream(prompt.stop), b"", list[int]()
-        first_ms, writing = 0.0, time.perf_counter()
-        finish: Literal["stop", "length", "context", "cancelled"] = "cancelled"
-        answers = self._backbone.generate(sampling, seed)
+        written, prompt = _Written(asked), self._spec.prompt
         try:
-            for token in answers:
-                if not tokens:
-                    first_ms, writing = _since(asked), time.perf_counter()
-                tokens.append(token)
-                piece = self._backbone.piece(token)
-                raw += piece
-                if text := stream.push(piece):
-                    yield Delta(text)
-                if stream.stopped:
-                    break
-            finish = "stop" if stream.stopped else self._backbone.finish
-            if text := stream.finish():
-                yield Delta(text)
+            yield from self._write(written, sampling, seed)
         finally:
-            answers.close()
-            answer = answer_text(raw.decode("utf-8", "replace"), prompt.stop, prompt.keep_after)
-            self._said.append(_Said(replace(turn, answer=answer), view))
-        seconds = time.perf_counter() - writing
+            answer = answer_text(written.raw.decode("utf-8", "replace"), prompt.stop, prompt.keep_after)
+            self._history.add(replace(turn, answer=answer), view.media)
         yield Delta(
             "",
             Usage(
                 model=self._spec.name,
                 answer=answer,
-                token_ids=tuple(tokens),
-                prompt_tokens=_rows(segments),
+                token_ids=tuple(written.tokens),
+                prompt_tokens=rows_of(segments),
                 prefilled_tokens=prefilled,
-                answer_tokens=len(tokens),
+                answer_tokens=len(written.tokens),
                 encode_ms=encode_ms,
                 prefill_ms=prefill_ms,
-                first_token_ms=first_ms,
-                tokens_per_second=(len(tokens) - 1) / seconds if len(tokens) > 1 else 0.0,
+                first_token_ms=written.first_token_ms,
+                tokens_per_second=written.tokens_per_second,
                 frame_times=view.frame_times,
                 audio_spans=view.audio_spans,
                 seed=seed,
-                finish=finish,
-                turns_left_out=self._first,
+                finish=written.finish,
+                turns_left_out=self._history.left_out,
                 long=view.long,
                 frames_seen=view.frames_seen,
                 parts=tuple((part.span.start, part.span.end, answer) for part, answer in parts),
             ),
         )
+
+    def _write(self, written: _Written, sampling: Sampling, seed: int) -> Generator[Delta, None, None]:
+        """The words of an answer to the prompt that was read."""
+        stream, answers = AnswerStream(self._spec.prompt.stop), self._backbone.generate(sampling, seed)
+        try:
+            for token in answers:
+                piece = self._backbone.piece(token)
+                written.add(token, piece)
+                if text := stream.push(piece):
+                    yield Delta(text)
+                if stream.stopped:
+                    break
+            written.finish = "stop" if stream.stopped else self._backbone.finish
+            if text := stream.finish():
+                yield Delta(text)
+        finally:
+            answers.close()
 
     def _look(self, span: Span | None, long: Long | None) -> View:
         if self._view is not None and span is None and long in (None, self._view.long):
@@ -269,61 +290,20 @@ class Chat:
         cut, frames = self._viewer.cut(span), len(self.timeline.frames_in(span))
         (one,) = plan_segments(cut, frames, video.num_frames, 1)
         probe = self._viewer.look_at_parts(span, (one,))
-        words = _rows(self._backbone.tokenize(build_prompt([Turn("", probe.media)], self._spec)))
+        words = rows_of(self._backbone.tokenize(build_prompt([Turn("", probe.media)], self._spec)))
         return plan_segments(cut, frames, video.num_frames, segments_that_fit(self._backbone.n_ctx // 2, words))
-
-    def _fitting(self, turn: Turn, view: View, max_tokens: int) -> Segments:
-        """The prompt; old turns are left out where it and an answer would not fit, and then some more."""
-        room = self._backbone.n_ctx - min(max_tokens, self._backbone.n_ctx // 4)
-        segments = self._prompt(turn, view)
-        if _rows(segments) > room:
-            if self._summarises and self._first < len(self._said):
-                self._summarise(view)
-                segments = self._prompt(turn, view)
-            while _rows(segments) > _TRIMMED * room and self._first < len(self._said):
-                self._first += 1
-                segments = self._prompt(turn, view)
-        return segments
-
-    def _summarise(self, view: View) -> None:
-        """Let the model say in two sentences what was said; that stands for all turns so far from now on."""
-        first = self._first
-        request = Turn(_SUMMARY_REQUEST)
-        segments = self._prompt(request, view)
-        room = self._backbone.n_ctx - _SUMMARY.max_tokens
-        while _rows(segments) > room and self._first < len(self._said):
-            self._first += 1
-            segments = self._prompt(request, view)
-        answer = self._short_answer(segments, _SUMMARY) if _rows(segments) <= room else ""
-        if answer:
-            self._summary, self._first = replace(request, answer=answer), len(self._said)
-        else:
-            self._first = first  # cancelled, or no room for it: turns are left out instead
-
-    def _prompt(self, turn: Turn, view: View) -> Segments:
-        said = [*self._said[self._first :], _Said(turn, view)]
-        turns = [each.turn for each in said]
-        if self._summary is not None:
-            turns.insert(0, self._summary)
-        turns[0] = replace(turns[0], media=said[0].view.media)  # the turn that brought them may be left out
-        return self._backbone.tokenize(build_prompt(turns, self._spec))
 
     def _short_answer(self, segments: Segments, sampling: Sampling) -> str:
         """An answer that nobody waits for word by word; "" if it was cancelled."""
         self._backbone.prefill(segments, self._cancelled)
-        stream, text = AnswerStream(self._spec.prompt.stop), ""
-        for token in self._backbone.generate(sampling, 0):
-            text += stream.push(self._backbone.piece(token))
-            if stream.stopped:
-                break
-        if self._backbone.finish == "cancelled" and not stream.stopped:
-            return ""
-        return (text + stream.finish()).strip()
+        written = _Written(time.perf_counter())
+        text = "".join(delta.text for delta in self._write(written, sampling, 0))
+        return "" if written.finish == "cancelled" else text.strip()
 
     def _opening(self, view: View) -> Segments:
         """What the next prompt starts with, whatever is asked."""
         media = view.media if view is not self._view else Media()
-        one, other = (self._prompt(Turn(sample, media), view) for sample in _SAMPLES)
+        one, other = (self._history.prompt(Turn(sample, media), view.media) for sample in _SAMPLES)
         opening: Segments = []
         for mine, theirs in zip(one, other, strict=False):
             if isinstance(mine, Embeds) or isinstance(theirs, Embeds):
@@ -337,7 +317,7 @@ class Chat:
 
     def _restore(self, opening: Segments) -> bool:
         """Take the opening from the disk if it was kept there and is not at hand; returns whether it was taken."""
-        if self._backbone.cached(opening) >= _rows(opening):
+        if self._backbone.cached(opening) >= rows_of(opening):
             return False
         found = self._prefixes.find(self._backbone.keys(opening))
         return found is not None and self._backbone.restore(found)
@@ -347,10 +327,6 @@ def _check_long(long: Long | None) -> None:
     ways = get_args(Long)
     if long is not None and long not in ways:
         raise SpecError(f"long is {long!r}; use one of {', '.join(ways)}")
-
-
-def _rows(segments: Segments) -> int:
-    return sum(len(segment.data) if isinstance(segment, Embeds) else len(segment) for segment in segments)
 
 
 def _since(start: float) -> float:

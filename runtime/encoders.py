@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from contextlib import ExitStack
 from types import TracebackType
 
 import numpy as np
@@ -84,11 +85,15 @@ class Encoders:
                 self._open = {name: graph for name, graph in self._open.items() if name in ("video", "audio")}
 
     def close(self) -> None:
-        """Close every graph that was opened; a second call does nothing."""
-        with self._lock:
+        """Close every graph that was opened; a second call does nothing.
+
+        Raises:
+            BackendError: one cannot be closed; the others are.
+        """
+        with self._lock, ExitStack() as stack:
             self._closed = True
             for backend in self._open.values():
-                backend.close()
+                stack.callback(backend.close)
             self._open.clear()
 
     def __enter__(self) -> Encoders:

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, get_args
+from typing import Literal, get_args, overload
 
-from .bundle import Bundle, cache_dir, find_bundle, open_bundle
+from .bundle import Bundle, find_bundle, open_bundle
 from .cache.library import Library
 from .capture.clock import Clock
 from .chat import Chat
@@ -19,11 +19,11 @@ from .live.live import Live
 from .live.live_chat import LiveChat
 from .live.senses import FRAME_RATE, PictureSource, SoundSource
 from .live.watching import YesNo
-from .llm.backbone import MAX_N_CTX, Backbone
+from .llm.backbone import Backbone, check_limits
 from .llm.devices import gpu_memory
 from .llm.llama_context import Kv
 from .llm.llm_file import read_llm_facts
-from .llm.prefixes import PrefixStore
+from .llm.prefixes import PrefixStore, prefixes_dir
 from .machine import physical_cores
 from .placement import place
 from .plan import encoders_gpu_bytes, graph_needs, layers_that_fit, usable_bytes
@@ -39,6 +39,10 @@ GpuLayers = int | Literal["auto", "all"]
 
 class Engine:
     """An open model. Use it in a `with` block, or `close` it.
+
+    One thread at a time uses an engine and its conversations, which have one language model between them: they may take
+    turns, and the next question ends an answer of another one that is still running. `Chat.cancel` alone may come from
+    any thread.
 
     Attributes:
         bundle: what it was opened from.
@@ -196,9 +200,7 @@ class Engine:
             camera: a number, a name, a device, a file or the address of a stream; None: do not see.
             microphone: a number or a name; None: do not hear.
             budget: how much of the past is kept; None: 256 MB of features, the older the sparser.
-            fps: pictures per second, where the machine can hold it. A question looks at 8 of them. With 4 a second as
-                many of the miniature's answers about clips of 4 to 8 seconds are right as from the file (87 %), with 2
-                fewer (84 %; 300 questions about 30 clips).
+            fps: pictures per second, where the machine can hold it. A question looks at 8 of them.
             note: told in one line what a person should know: a source that was lost, or came back.
 
         Raises:
@@ -245,39 +247,52 @@ class Engine:
             answers=lambda: backbone is not None and backbone.answers, note=note,
         )  # fmt: skip
 
-    def chat(self, timeline: Timeline, *, audio: bool = True, summarise: bool = False) -> Chat:
+    @overload
+    def chat(self, timeline: Live, *, audio: bool = True) -> LiveChat: ...
+
+    @overload
+    def chat(self, timeline: Timeline, *, audio: bool = True, summarise: bool = False) -> Chat: ...
+
+    def chat(self, timeline: Timeline | Live, *, audio: bool = True, summarise: bool = False) -> Chat:
         """A conversation about a timeline of this model, a `LiveChat` if it is live.
 
         Args:
+            timeline: what `index` or `watch` gave.
             audio: False does not listen.
             summarise: when the context is full, a summary by the model takes the place of what was said, instead of
                 the oldest turns being left out.
 
         Raises:
             FileError: the timeline was made by other encoders.
-            SpecError: the engine was opened to index only.
+            SpecError: the engine was opened to index only, or a live conversation is to be summarised.
         """
-        backbone = self._answering(timeline)
+        timeline, backbone = self._answering(timeline)
+        if timeline.live and summarise:
+            raise SpecError("a live conversation remembers one turn, and summarise is True; leave it out")
         self._encoders.release()  # what is encoded now is what the conversation is about
         llm = self.bundle.manifest.files[self.bundle.manifest.llm].sha256
-        prefixes = PrefixStore(cache_dir() / "prefixes", f"{llm} {backbone.settings}")
+        prefixes = PrefixStore(prefixes_dir(), f"{llm} {backbone.settings}", timeline.content)
         kind = LiveChat if timeline.live else Chat
         return kind(timeline, self.spec, self._encoders, backbone, prefixes, audio=audio, summarise=summarise)
 
-    def yes_no(self, question: str, timeline: Timeline, *, audio: bool = True) -> YesNo:
+    def yes_no(self, question: str, timeline: Timeline | Live, *, audio: bool = True) -> YesNo:
         """A question that yes or no answers, to be asked of a timeline again and again.
+
+        Args: as `chat`.
 
         Raises: as `chat`, and as `YesNo`.
         """
-        return YesNo(question, timeline, self.spec, self._encoders, self._answering(timeline), audio=audio)
+        timeline, backbone = self._answering(timeline)
+        return YesNo(question, timeline, self.spec, self._encoders, backbone, audio=audio)
 
-    def _answering(self, timeline: Timeline) -> Backbone:
+    def _answering(self, source: Timeline | Live) -> tuple[Timeline, Backbone]:
+        timeline = source.timeline if isinstance(source, Live) else source
         if timeline.model != self.bundle.encoders_hash:
             raise FileError(
                 f"the timeline was made by encoders {timeline.model[:8]}.., not {self.bundle.encoders_hash[:8]}..; "
                 f"index the clip with {self.spec.name}"
             )
-        return self.backbone
+        return timeline, self.backbone
 
     def _check_live(self, camera: object, microphone: object, fps: float) -> None:
         if camera is None and microphone is None:
@@ -299,10 +314,15 @@ class Engine:
         return Microphone(device, self.spec.audio.sample_rate, clock, note)
 
     def close(self) -> None:
-        """Give everything back; a second call does nothing."""
-        self._encoders.close()
-        if self._backbone is not None:
-            self._backbone.close()
+        """Give everything back; a second call does nothing. What needs it then raises a BackendError.
+
+        Raises:
+            BackendError: a part failed, perhaps while it read what was prepared; all others are closed.
+        """
+        with ExitStack() as stack:
+            if self._backbone is not None:
+                stack.callback(self._backbone.close)
+            self._encoders.close()
 
     def __enter__(self) -> Engine:
         return self
@@ -314,10 +334,7 @@ class Engine:
 
 
 def _check_settings(threads: int | None, n_ctx: int | None, gpu_layers: GpuLayers, kv: Kv | None) -> None:
-    if threads is not None and threads < 1:
-        raise SpecError(f"threads is {threads}; use 1 or more")
-    if n_ctx is not None and not 2 <= n_ctx <= MAX_N_CTX:
-        raise SpecError(f"n_ctx is {n_ctx}; use 2 to {MAX_N_CTX}")
+    check_limits(n_ctx, threads)
     if gpu_layers not in ("auto", "all") and not (isinstance(gpu_layers, int) and gpu_layers >= 0):
         raise SpecError(f"gpu_layers is {gpu_layers!r}; use 'auto', 'all', or a number from 0 on")
     if kv is not None and kv not in get_args(Kv):

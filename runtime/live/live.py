@@ -140,7 +140,11 @@ class Live:
             source.resume()
 
     def forget(self, span: Span | None = None) -> None:
-        """Give up what was seen and heard in a span, or until now; also what is only just being encoded."""
+        """Give up what was seen and heard in a span, or until now; also what is only just being encoded.
+
+        No later question is about it, prepared or not. A conversation still knows the words that were said about it:
+        `Engine.chat` begins one that does not. What the language model read last stays in memory until its next prompt.
+        """
         now = self.clock.now()
         span = Span(0.0, now) if span is None else span.within(now)
         if span.start > now:

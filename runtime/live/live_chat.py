@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, replace
 
-from ..chat import Chat, Segments
+from ..chat import Chat
 from ..errors import MediaError
+from ..history import History, Segments
 from ..prompt import Media, Turn, build_prompt
 from ..types import Span
 from ..view import Long, View
@@ -24,6 +25,19 @@ class _Looked:
     long: Long | None
     view: View
     moment: float
+
+
+class _LiveHistory(History):
+    """Of what was said the turn before, as words; the media of the question's own window stand before it."""
+
+    def add(self, turn: Turn, media: Media) -> None:  # no window is looked at twice
+        super().add(replace(turn, media=Media()), Media())
+
+    def prompt(self, turn: Turn, media: Media) -> Segments:
+        before = self.turns[max(self.left_out, len(self.turns) - _TURNS) :]
+        first, *others = [*before, turn]
+        turns = [replace(first, media=media), *(replace(each, media=Media()) for each in others)]
+        return self._backbone.tokenize(build_prompt(turns, self._spec))
 
 
 class LiveChat(Chat):
@@ -45,7 +59,9 @@ class LiveChat(Chat):
 
     window = Span.last(10.0)
     fresh_seconds = _FRESH_SECONDS
+    _history_class = _LiveHistory
     _looked: _Looked | None = None
+    _forgets = 0  # of the timeline, when it was last looked at
 
     @property
     def reads_ahead(self) -> bool:
@@ -66,6 +82,8 @@ class LiveChat(Chat):
         self._looked = None
 
     def _look(self, span: Span | None, long: Long | None) -> View:
+        if self._forgets != self.timeline.forgets:
+            self._forgets, self._looked, self._view = self.timeline.forgets, None, None
         span, looked = span or self.window, self._looked
         if (
             looked is not None
@@ -81,12 +99,6 @@ class LiveChat(Chat):
             raise MediaError("nothing was seen or heard in that time; ask about another, or wait a moment")
         self._looked = _Looked(span, long, view, moment)
         return view
-
-    def _prompt(self, turn: Turn, view: View) -> Segments:
-        said = [each.turn for each in self._said[max(self._first, len(self._said) - _TURNS) :]]
-        first, *others = [*said, turn]
-        turns = [replace(first, media=view.media), *(replace(each, media=Media()) for each in others)]
-        return self._backbone.tokenize(build_prompt(turns, self._spec))
 
 
 def around(span: Span, now: float) -> Span:

@@ -17,8 +17,7 @@ from ..types import Float32, Span
 from ..view import Viewer
 
 _DECIDED = 0.5  # of the probability has to lie on yes and no together
-_MOST_TOKENS = 48
-_GREEDY = Sampling(temperature=0.0, top_p=1.0, top_k=0, max_tokens=_MOST_TOKENS)
+_GREEDY = Sampling.greedy(48)
 
 
 @dataclass(frozen=True)

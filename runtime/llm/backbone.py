@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import functools
 import threading
-import time
-from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from collections.abc import Generator, Sequence
+from concurrent.futures import Future
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, TypeVar
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..errors import BackendError, ContextOverflowError, ShapeError, SpecError
 from ..machine import physical_cores
@@ -21,32 +19,20 @@ from ..prompt import ControlToken, Piece
 from ..spec import Sampling
 from ..types import Embeds, Float32
 from .llama_context import Kv, LlamaContext, LlmSettings, Rows
-from .rows import Key, batch_of, common, keys_of, runs_of
+from .rows import Key, KvPrefix, batch_of, common, keys_of, runs_of
 from .sampler import Sampler
+from .worker import Worker
 
-_T = TypeVar("_T")
+MAX_THREADS = 512  # llama.cpp's own, beyond which it ends the process
 MAX_N_CTX = 1 << 20  # far beyond it llama.cpp works for many seconds before it finds that memory is short
-_WAKE_SECONDS = 0.2  # waiting without a limit would keep Ctrl-C out on Windows
-_BETWEEN_SECONDS = 0.25  # from one token of an answer to the next, while that one is drawn and shown
-
-
-@dataclass(frozen=True)
-class KvPrefix:
-    """A read prompt: what each position was decoded from, and llama.cpp's state of them.
-
-    llama.cpp checks the shape of a state and not whose it is: restore it only with the model file and the settings that
-    it was saved with.
-    """
-
-    keys: tuple[Key, ...]
-    data: NDArray[np.uint8]
 
 
 class Backbone:
     """One LLaMA in a GGUF file, with the KV cache of one conversation.
 
     llama.cpp runs on a thread of its own, so that Ctrl-C and `cancel` take effect while it computes. Use a backbone
-    from one thread at a time; `cancel` alone may come from any.
+    from one thread at a time; `cancel` alone may come from any. Once it is closed, whatever needs the model raises a
+    BackendError.
 
     Args:
         path: the GGUF file.
@@ -79,8 +65,7 @@ class Backbone:
         repack: bool = False,
     ) -> None:
         threads = physical_cores() if threads is None else threads
-        if not 2 <= n_ctx <= MAX_N_CTX or threads < 1:
-            raise SpecError(f"n_ctx is {n_ctx} and threads {threads}; use 2 to {MAX_N_CTX}, and at least 1")
+        check_limits(n_ctx, threads)
         self._cancel = threading.Event()
         self._answer: threading.Event | None = None  # of the answer that the last prompt is for
         self._turn = threading.Lock()  # held while one answer takes the place of another, which is then not ended
@@ -89,15 +74,14 @@ class Backbone:
         self._ahead: Future[int] | None = None
         self._ahead_keys: list[Key] = []
         self._logits: Float32 | None = None
-        self._closed = False
-        self._wanted, self._last_wanted = False, -_BETWEEN_SECONDS  # something that is waited for; when last
-        self._worker = ThreadPoolExecutor(1, "backbone")
+        self._worker = Worker(self._cancel)
+        self._opened: LlamaContext | None = None
         how = LlmSettings(threads, gpu_layers, kv, n_ubatch, repack)
         self.finish: Literal["stop", "length", "context", "cancelled"] = "stop"
         try:
-            self._llama = self._on_worker(lambda: LlamaContext(path, n_ctx, how, self._cancel))
+            self._opened = self._worker.run(lambda: LlamaContext(path, n_ctx, how, self._cancel))
         except BaseException:
-            self._worker.shutdown()
+            self._worker.close()
             raise
         self.settings = self._llama.settings
         self.hidden_size, self.n_vocab, self.n_ctx = self._llama.hidden_size, self._llama.n_vocab, self._llama.n_ctx
@@ -154,7 +138,7 @@ class Backbone:
             if cancelled is not None and cancelled.is_set():
                 self._cancel.set()
         ahead, self._ahead = self._ahead, None
-        return self._on_worker(lambda: self._prefill(runs, keys, after=ahead))
+        return self._worker.run(lambda: self._prefill(runs, keys, after=ahead))
 
     def prefill_ahead(self, segments: Sequence[list[int] | Embeds]) -> None:
         """Begin to read what a prompt will probably start with, and return at once.
@@ -170,7 +154,7 @@ class Backbone:
             self._answer = None
             self._cancel.clear()
         self._prompts += 1
-        self._ahead, self._ahead_keys = self._worker.submit(self._prefill, runs, keys), keys
+        self._ahead, self._ahead_keys = self._worker.begin(lambda: self._prefill(runs, keys)), keys
 
     def keys(self, segments: Sequence[list[int] | Embeds]) -> list[Key]:
         """What the positions of a prompt are decoded from.
@@ -201,12 +185,12 @@ class Backbone:
     @property
     def answers(self) -> bool:
         """Whether an answer is being made, its prompt included; may be asked from any thread."""
-        return self._wanted or time.monotonic() - self._last_wanted < _BETWEEN_SECONDS
+        return self._worker.is_awaited
 
     def wait_ahead(self) -> None:
         """Return when what `prefill_ahead` began has been read."""
         if self._ahead is not None:
-            self._finished(self._ahead)
+            self._worker.result(self._ahead)
 
     def save(self) -> KvPrefix:
         """The KV cache as it is, for `restore`.
@@ -215,7 +199,7 @@ class Backbone:
             BackendError: llama.cpp does not give it.
         """
         self._stop_ahead()
-        return KvPrefix(tuple(self._cached), self._on_worker(self._llama.state))
+        return KvPrefix(tuple(self._cached), self._worker.run(self._llama.state))
 
     def restore(self, prefix: KvPrefix) -> bool:
         """Go on from what `save` gave, here or in another process with the same model file and settings.
@@ -223,12 +207,13 @@ class Backbone:
         Returns:
             False where it does not fit this context; the cache is empty then.
         """
+        llama = self._llama
         self._stop_ahead()
         self._prompts += 1
         self._logits = None
         self._cached = []
-        fits = len(prefix.keys) < self.n_ctx and self._on_worker(lambda: self._llama.set_state(prefix.data))
-        fits = fits and self._on_worker(lambda: self._llama.length) == len(prefix.keys)
+        fits = len(prefix.keys) < self.n_ctx and self._worker.run(lambda: llama.set_state(prefix.data))
+        fits = fits and self._worker.run(lambda: llama.length) == len(prefix.keys)
         if fits:
             self._cached = list(prefix.keys)
         return fits
@@ -237,8 +222,9 @@ class Backbone:
         """(n_vocab,) of the last decoded position.
 
         Raises:
-            BackendError: nothing was decoded, or it was cancelled.
+            BackendError: nothing was decoded, it was cancelled, or the model is closed.
         """
+        _ = self._llama
         if self._logits is None:
             raise BackendError("there are no logits; prefill a prompt first")
         return self._logits
@@ -275,13 +261,16 @@ class Backbone:
                 self._cancel.set()
 
     def close(self) -> None:
-        """Give the memory back; a second call does nothing."""
-        if not self._closed:
-            self._stop_ahead()
-            self._cancel.set()
-            self._on_worker(self._llama.close)
-            self._closed = True
-            self._worker.shutdown()
+        """Give the memory back; a running answer ends as `cancel` would end it. A second call does nothing.
+
+        Raises:
+            BackendError: what was being read ahead had failed; it is closed all the same.
+        """
+        if self._opened is not None:
+            with ExitStack() as stack:  # all of it, also where Ctrl-C comes meanwhile
+                stack.callback(self._worker.close)
+                stack.callback(self._free)
+                self._stop_ahead()
 
     def __enter__(self) -> Backbone:
         return self
@@ -291,11 +280,24 @@ class Backbone:
     ) -> None:
         self.close()
 
+    @property
+    def _llama(self) -> LlamaContext:
+        """Every use of the model comes through here: llama.cpp would read memory that was given back."""
+        if self._opened is None:
+            raise BackendError("the language model was closed; open it again")
+        return self._opened
+
+    def _free(self) -> None:
+        self._cancel.set()
+        self._prompts += 1
+        llama, self._opened = self._llama, None
+        self._worker.run(llama.close)
+
     def _stop_ahead(self) -> None:
         if self._ahead is not None:
             self._cancel.set()
             ahead, self._ahead = self._ahead, None
-            self._finished(ahead)
+            self._worker.result(ahead)
 
     def _reads_of(self, keys: Sequence[Key]) -> bool:
         """Whether what is being read ahead is what a prompt begins with: to stop it would cost a batch."""
@@ -311,7 +313,7 @@ class Backbone:
             media = sum(len(rows) for rows in runs if rows.ndim == 2)
             raise ContextOverflowError(
                 f"prompt needs {len(keys)} tokens ({media} media, {len(keys) - media} text) and one for an answer, "
-                f"and n_ctx is {self.n_ctx}; start a new chat"
+                f"and n_ctx is {self.n_ctx}; ask a shorter question, or use a larger --ctx-size"
             )
         return runs, keys
 
@@ -346,7 +348,7 @@ class Backbone:
             elif len(self._cached) == self.n_ctx:
                 self.finish = "context"
                 return
-            elif self._prompts == prompt and not self._on_worker(
+            elif self._prompts == prompt and not self._worker.run(
                 functools.partial(self._decode, np.array([token], np.int32), [token], True)
             ):
                 return
@@ -361,21 +363,10 @@ class Backbone:
             self._cached += keys[: self._llama.length - len(self._cached)]
         return not self._cancel.is_set()
 
-    def _on_worker(self, call: Callable[[], _T]) -> _T:
-        if self._closed:
-            raise BackendError("the language model was closed; open it again")
-        self._wanted = True
-        try:
-            return self._finished(self._worker.submit(call))
-        finally:
-            self._wanted, self._last_wanted = False, time.monotonic()
 
-    def _finished(self, future: Future[_T]) -> _T:
-        try:
-            while not future.done():
-                wait([future], _WAKE_SECONDS)
-        except BaseException:
-            self._cancel.set()
-            wait([future])
-            raise
-        return future.result()
+def check_limits(n_ctx: int | None, threads: int | None) -> None:
+    """Raise SpecError for settings that llama.cpp cannot have; None: one that it can."""
+    if threads is not None and not 1 <= threads <= MAX_THREADS:
+        raise SpecError(f"threads is {threads}; use 1 to {MAX_THREADS}")
+    if n_ctx is not None and not 2 <= n_ctx <= MAX_N_CTX:
+        raise SpecError(f"n_ctx is {n_ctx}; use 2 to {MAX_N_CTX}")

@@ -13,30 +13,38 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from ..bundle import cache_dir
 from ..errors import FileError
 from ..files import replace_file
-from .backbone import KvPrefix
-from .rows import Key
+from .rows import Key, KvPrefix
 
 _SCHEMA = "1"
 _MOST_BYTES = 2_000_000_000  # of all of them: 40 that a 7B read of a clip
+_CONTENT_DIGITS = 32  # of the clip's sha256, that the name of its prefixes begins with
+
+
+def prefixes_dir() -> Path:
+    """Where a user's are; the name of one begins with the first 32 digits of its clip's sha256."""
+    return cache_dir() / "prefixes"
 
 
 class PrefixStore:
-    """KV prefixes of one model file and its settings, a file each; those of other models may stand beside them.
+    """KV prefixes of one clip, model file and settings, a file each; those of others may stand beside them.
 
-    llama.cpp cannot tell whose state it is given, so a file's name is a digest of the model, the settings and every
+    llama.cpp cannot tell whose state it is given, so a file's name has a digest of the model, the settings and every
     position, and its bytes are verified before llama.cpp sees them.
     """
 
-    def __init__(self, folder: Path, fingerprint: str) -> None:
+    def __init__(self, folder: Path, fingerprint: str, content: str) -> None:
         """
         Args:
             folder: where the files are; made when the first one is kept.
             fingerprint: whatever a state depends on: the model file's sha256, the type of the cache, the versions.
+            content: the clip's sha256, in hexadecimal digits; "" of a live source.
         """
         self._folder = folder
         self._fingerprint = fingerprint
+        self._begin = f"{content[:_CONTENT_DIGITS]}-" if content else ""
 
     def find(self, keys: Sequence[Key]) -> KvPrefix | None:
         """The prefix of exactly those positions, if it was kept; a file that is not what was written is removed."""
@@ -47,7 +55,9 @@ class PrefixStore:
             with safe_open(path, "np") as file:
                 data = file.get_tensor("state")
                 about = file.metadata() or {}
-        except (SafetensorError, OSError):
+        except OSError:
+            return None  # too many open files, for one: it may be whole
+        except SafetensorError:
             about, data = {}, np.empty(0, np.uint8)
         if about.get("schema") != _SCHEMA or about.get("sha256") != hashlib.sha256(data.tobytes()).hexdigest():
             with suppress(OSError):  # cut or foreign: worth no more than none, the prompt is read again
@@ -96,4 +106,4 @@ class PrefixStore:
     def _path(self, keys: Sequence[Key]) -> Path:
         named = [key if isinstance(key, int) else [key[0].hex(), key[1]] for key in keys]
         digest = hashlib.sha256(json.dumps([self._fingerprint, named]).encode()).hexdigest()
-        return self._folder / f"{digest[:40]}.safetensors"
+        return self._folder / f"{self._begin}{digest[:40]}.safetensors"

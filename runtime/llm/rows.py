@@ -4,14 +4,28 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import groupby
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..types import Embeds
 from .llama_context import LlamaContext, Rows
 
 Key = int | tuple[bytes, int]  # of a position: a token, or a row of hashed embeds
+
+
+@dataclass(frozen=True)
+class KvPrefix:
+    """A read prompt: what each position was decoded from, and llama.cpp's state of them.
+
+    llama.cpp checks the shape of a state and not whose it is: restore it only with the model file and the settings that
+    it was saved with.
+    """
+
+    keys: tuple[Key, ...]
+    data: NDArray[np.uint8]
 
 
 def runs_of(segments: Sequence[list[int] | Embeds], llama: LlamaContext) -> list[Rows]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -13,31 +13,22 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vllama.runtime import Chat, ContextOverflowError, Engine, Sampling, Span, Timeline, Usage
+from tests.e2e.conftest import greedy
+from vllama.runtime import Chat, ContextOverflowError, Engine, Span, Timeline, Usage
 from vllama.runtime.bundle import cache_dir
 from vllama.runtime.encoders import Encoders
 from vllama.runtime.llm import prefixes
-from vllama.runtime.llm.backbone import Backbone, KvPrefix
+from vllama.runtime.llm.backbone import Backbone
 from vllama.runtime.llm.prefixes import PrefixStore
+from vllama.runtime.llm.rows import KvPrefix
 from vllama.runtime.view import Long, Viewer
 
 QUESTIONS = ("What happens?", "And then what is there to see?", "What do you hear?")
 
 
 @pytest.fixture
-def engine(tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
-    monkeypatch.setenv("VLLAMA_CACHE", str(tmp_path / "cache"))
-    with Engine.open(tiny_bundle) as engine:
-        yield engine
-
-
-@pytest.fixture
 def timeline(engine: Engine, clip: Path) -> Timeline:
     return engine.index(clip)
-
-
-def greedy(engine: Engine, tokens: int = 6) -> Sampling:
-    return replace(engine.spec.llm.sampling, max_tokens=tokens, temperature=0.0)
 
 
 def ask(chat: Chat, engine: Engine, question: str, span: Span | None = None, tokens: int = 6) -> Usage:
@@ -166,8 +157,8 @@ def test_old_turns_are_left_out_and_the_media_never(tiny_bundle: Path, timeline:
         assert all(len(usage.frame_times) == media for usage in usages)
         # The same conversation begun with the turns that are left says the same.
         fresh = small.chat(timeline)
-        fresh._said = chat._said[left_out[-1] : -1]
-        fresh._view = chat._said[-2].view
+        fresh._history._said = chat._history._said[left_out[-1] : -1]
+        fresh._view = chat._view
         assert ask(fresh, small, "Question number 11, please?", tokens=12).token_ids == usages[-1].token_ids
 
 
@@ -180,14 +171,14 @@ def test_a_summary_takes_the_place_of_old_turns_where_that_was_asked_for(tiny_bu
         assert usages[firsts[0]].turns_left_out == firsts[0]  # all of them, at once
         assert usages[firsts[0]].prompt_tokens < usages[firsts[0] - 1].prompt_tokens
         assert len(chat.turns) == 24
-        assert chat._summary is not None
-        assert chat._summary.answer
+        assert chat._history._summary is not None
+        assert chat._history._summary.answer
         spoken = b"".join(backbone(small).piece(key) for key in chat.last_prompt if isinstance(key, int))
-        assert chat._summary.question.encode() in spoken
+        assert chat._history._summary.question.encode() in spoken
         media = [key for key in chat.last_prompt if isinstance(key, str)]
         assert len(media) == len([key for key in _first_prompt(small, timeline) if isinstance(key, str)])
         chat.clear()
-        assert chat._summary is None
+        assert chat._history._summary is None
 
 
 def test_a_cancelled_summary_ends_the_answer_too(
@@ -207,7 +198,7 @@ def test_a_cancelled_summary_ends_the_answer_too(
             while usage.finish != "cancelled":
                 assert not usage.turns_left_out, "no summary was begun"
                 usage = ask(chat, small, "What? " * 20, tokens=4)
-        assert (usage.answer, usage.answer_tokens, chat._summary) == ("", 0, None)
+        assert (usage.answer, usage.answer_tokens, chat._history._summary) == ("", 0, None)
         assert ask(chat, small, "And then?").finish != "cancelled"
 
 
@@ -227,7 +218,7 @@ def test_every_way_of_looking_at_a_long_clip_answers_and_tells_its_times(
     engine: Engine, long_clip: Path, long: Long
 ) -> None:
     chat = engine.chat(engine.index(long_clip))
-    *_, last = chat.ask("What happens?", long=long, sampling=greedy(engine))
+    *_, last = chat.ask("What happens?", long=long, sampling=greedy(engine, 6))
     usage = last.usage
     assert usage is not None
     assert usage.long == long
@@ -266,7 +257,7 @@ def test_cancel_in_one_part_of_a_long_clip_ends_the_whole_answer(
         return read[-1]
 
     monkeypatch.setattr(engine._backbone, "prefill", cancelled_in_the_second)
-    *_, last = chat.ask("What happens?", long="map", sampling=greedy(engine))
+    *_, last = chat.ask("What happens?", long="map", sampling=greedy(engine, 6))
     assert last.usage is not None
     assert (last.usage.finish, last.usage.answer, len(last.usage.parts)) == ("cancelled", "", 1)
     assert read[1:] == [0, 0]  # neither the second part nor the question itself
@@ -285,7 +276,7 @@ def test_what_does_not_fit_is_said_by_the_question_and_not_before(tiny_bundle: P
 @pytest.fixture
 def three_kept(tmp_path: Path) -> tuple[PrefixStore, list[Path]]:
     """Prefixes of 1000 bytes each, and half of one that was never finished; the older the first."""
-    store = PrefixStore(tmp_path / "kept", "a model")
+    store = PrefixStore(tmp_path / "kept", "a model", "")
     paths = [store.keep(KvPrefix((1, number), np.zeros(1000, np.uint8))) for number in range(3)]
     paths.append(tmp_path / "kept" / "0.safetensors.1.part")
     paths[-1].write_bytes(bytes(500))
@@ -361,7 +352,7 @@ def test_a_moment_is_looked_at_with_what_led_up_to_it(engine: Engine, long_clip:
     assert len(early.frame_times) < len(late.frame_times) <= 64
     beginning = ask(chat, engine, "What is that?", Span.at(0.0))
     assert beginning.frame_times == (0.0,)
-    by_frames = list(chat.ask("What is that?", Span.at(40.0), long="frames", sampling=greedy(engine)))[-1].usage
+    by_frames = list(chat.ask("What is that?", Span.at(40.0), long="frames", sampling=greedy(engine, 6)))[-1].usage
     assert by_frames is not None
     assert all(32.9 <= time <= 41.1 for time in by_frames.frame_times)
 

@@ -1,14 +1,15 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from vllama.runtime import BackendError, Engine, SpecError
+from vllama.runtime import BackendError, Engine, SpecError, Timeline
 from vllama.runtime.capture.clock import Clock
+from vllama.runtime.types import Float32
 
 
 @pytest.fixture(scope="module")
@@ -21,8 +22,9 @@ def engine() -> Iterator[Engine]:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"threads": 0}, "threads is 0; use 1 or more"),
-        ({"threads": -3}, "threads is -3; use 1 or more"),
+        ({"threads": 0}, "threads is 0; use 1 to 512"),
+        ({"threads": -3}, "threads is -3; use 1 to 512"),
+        ({"threads": 513}, "threads is 513; use 1 to 512"),
         ({"n_ctx": 0}, "n_ctx is 0; use 2 to 1048576"),
         ({"n_ctx": 1 << 21}, "n_ctx is 2097152; use 2 to 1048576"),
         ({"gpu_layers": "everything"}, "gpu_layers is 'everything'; use 'auto', 'all', or a number from 0 on"),
@@ -55,6 +57,54 @@ def test_nothing_is_encoded_after_the_end(clip: Path, tmp_path: Path, monkeypatc
     engine.close()
     with pytest.raises(BackendError, match="the encoders were closed; open the model again"):
         engine.index(clip, fps=0.0)
+
+
+def test_a_conversation_says_that_its_engine_was_closed() -> None:
+    with Engine.open("miniature", device="cpu", threads=1, n_ctx=300) as engine:
+        blank = Timeline(engine.bundle.encoders_hash, "", "video", 0, 1.0, 1.0, sound=False)
+        chat, begun = engine.chat(blank), engine.chat(blank)
+        list(begun.ask("Hello?"))
+        llama = engine.backbone._llama
+    llama._lib = None  # type: ignore[assignment]  # a call that came through to it would end the process
+    for use in (
+        lambda: list(chat.ask("Hello?")),
+        lambda: list(begun.ask("And?")),
+        lambda: chat.prepare(),
+        lambda: begun.last_prompt,
+        lambda: engine.yes_no("Is it?", blank),
+        lambda: list(engine.chat(blank).ask("Hello?")),
+    ):
+        with pytest.raises(BackendError) as error:
+            use()
+        assert str(error.value) == "the language model was closed; open it again"
+    assert len(begun.turns) == 1
+
+
+class _Graph:
+    """Says that it was closed, or fails."""
+
+    def __init__(self, fails: bool) -> None:
+        self.fails, self.closed = fails, 0
+
+    def run(self, inputs: Mapping[str, Float32]) -> dict[str, Float32]:
+        return dict(inputs)
+
+    def close(self) -> None:
+        self.closed += 1
+        if self.fails:
+            raise BackendError("cannot be closed")
+
+
+def test_all_parts_are_closed_also_where_one_fails() -> None:
+    engine = Engine.open("miniature", device="cpu", threads=1, n_ctx=300)
+    graphs = {name: _Graph(name == "frames") for name in ("clips", "frames", "video")}
+    engine.encoders._open.update(graphs)
+    with pytest.raises(BackendError, match="cannot be closed"):
+        engine.close()
+    with pytest.raises(BackendError, match="the language model was closed"):
+        engine.backbone.piece(1)
+    engine.close()
+    assert [graph.closed for graph in graphs.values()] == [1, 1, 1]
 
 
 @pytest.mark.parametrize("fps", [0.0, -1.0, 61.0, float("nan")])

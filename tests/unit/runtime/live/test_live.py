@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.live.played import FastClock, PlayedCamera, PlayedMicrophone
-from vllama.runtime import BackendError, Budget, Engine, Live, Span, SpecError
+from tests.live.waiting import until
+from vllama.runtime import BackendError, Budget, Engine, Live, Span, SpecError, Timeline
+from vllama.runtime.encoders import Encoders
+from vllama.runtime.timeline import ClipFeature, FrameFeature
 from vllama.runtime.types import Frame
 
 _SPEED = 3.0
@@ -30,8 +33,8 @@ def engine() -> Iterator[Engine]:
 def follow(engine: Engine, clip: Path) -> Iterator[Callable[..., Live]]:
     opened: list[Live] = []
 
-    def follow(*, camera: bool = True, microphone: bool = True, **options: object) -> Live:
-        eye = PlayedCamera(clip, 56, FastClock()) if camera else None
+    def follow(*, film: Path = clip, camera: bool = True, microphone: bool = True, **options: object) -> Live:
+        eye = PlayedCamera(film, 56, FastClock()) if camera else None
         ear = PlayedMicrophone(clip, 16000, FastClock()) if microphone else None
         clock = FastClock(_SPEED)
         for source in (eye, ear):
@@ -43,13 +46,6 @@ def follow(engine: Engine, clip: Path) -> Iterator[Callable[..., Live]]:
     yield follow
     for live in opened:
         live.close()
-
-
-def until(true: Callable[[], bool]) -> None:
-    end = time.monotonic() + _PATIENCE
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def test_both_are_followed_until_it_is_closed(follow: Callable[..., Live]) -> None:
@@ -130,6 +126,37 @@ def test_what_is_forgotten_stays_forgotten_also_what_was_on_its_way(
     assert live.timeline.held < live.clock.now() - now
 
 
+@pytest.fixture
+def unfed(engine: Engine) -> Iterator[Live]:
+    """A minute and a half of nothing, with neither camera nor microphone: the test keeps features itself."""
+    clock = FastClock()
+    clock.advance(90.0)
+    timeline = Timeline("", "", "video", 0, 0.0, 1000.0, sound=True, live=True)
+    options: dict[str, Any] = {"camera": None, "microphone": None, "fps": 4.0, "dtype": "float16"}
+    with Live(timeline, Encoders(engine.bundle), engine.spec, clock, **options) as live:
+        yield live
+
+
+def test_each_span_that_was_forgotten_stays_so_when_others_are_forgotten_after_it(unfed: Live) -> None:
+    for start, end in ((80.0, 82.0), (85.0, 86.0), (0.0, 0.1)):
+        unfed.forget(Span(start, end))
+    for moment in (79.0, 80.0, 81.0, 82.0, 83.0, 85.5):
+        unfed._keep(FrameFeature(round(1000 * moment), moment, np.zeros((2, 3), np.float16)))
+    for start in (77.5, 79.0, 81.0, 82.5, 84.5):  # 79 and 84.5 end in what was forgotten
+        unfed._keep(ClipFeature(start, start + 2.0, np.zeros(3, np.float16)))
+    assert [frame.time for frame in unfed.timeline.frames_in()] == [79.0, 83.0]
+    assert [clip.start for clip in unfed.timeline._clips.items.values()] == [77.5, 82.5]
+
+
+def test_what_looks_like_a_forgotten_picture_is_encoded_anew(follow: Callable[..., Live], still_clip: Path) -> None:
+    live = follow(film=still_clip, microphone=False)
+    until(lambda: live.status.still > 1)
+    assert live.status.encoded == 1
+    live.forget()
+    until(lambda: live.timeline.frame_count > 1)
+    assert live.status.encoded == 2
+
+
 def test_a_span_is_forgotten_and_the_rest_kept(follow: Callable[..., Live]) -> None:
     live = follow()
     until(lambda: live.timeline.duration > 8.0 and live.timeline.clip_count > 4)
@@ -158,6 +185,45 @@ def test_an_encoder_that_fails_is_said_once_and_the_other_sense_goes_on(
     assert status is not None
     assert (status.state, "out of memory" in status.detail) == ("lost", True)
     assert said == ["the camera is no longer followed: frames.onnx: out of memory; close something"]
+
+
+def test_an_error_that_is_a_defect_is_shown_as_such_and_the_other_sense_goes_on(
+    follow: Callable[..., Live], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    raised: list[threading.ExceptHookArgs] = []
+    monkeypatch.setattr(threading, "excepthook", raised.append)
+    live = follow(note=said.append)
+
+    def fail(frames: Sequence[Frame]) -> np.ndarray:
+        raise ZeroDivisionError("half of nothing")
+
+    monkeypatch.setattr(live._encoders, "frame_features", fail)
+    until(lambda: bool(raised))
+    clips = live.timeline.clip_count
+    until(lambda: live.timeline.clip_count > clips)
+    status = live.status.camera
+    assert status is not None
+    assert (status.state, status.detail, said) == ("lost", "ZeroDivisionError: half of nothing", [])
+    assert [each.exc_type for each in raised] == [ZeroDivisionError]
+
+
+def test_an_encoder_that_fails_while_it_is_closed_says_nothing(
+    follow: Callable[..., Live], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    live = follow(microphone=False, note=said.append)
+    inside = threading.Event()
+
+    def fail(frames: Sequence[Frame]) -> np.ndarray:
+        inside.set()
+        assert live._stop.wait(_PATIENCE)
+        raise BackendError("frames.onnx: it was closed; open it again")
+
+    monkeypatch.setattr(live._encoders, "frame_features", fail)
+    assert inside.wait(_PATIENCE)
+    live.close()
+    assert (live._failed, said) == ({"camera": "frames.onnx: it was closed; open it again"}, [])
 
 
 def test_memory_stays_within_its_budget(follow: Callable[..., Live]) -> None:

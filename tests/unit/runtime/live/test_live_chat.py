@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from vllama.runtime import Engine, LiveChat, MediaError, Span, Timeline, Usage
+from tests.live.waiting import until
+from vllama.runtime import Clock, Engine, Live, LiveChat, MediaError, Span, SpecError, Timeline, Usage
+from vllama.runtime.encoders import Encoders
 from vllama.runtime.live.read_ahead import ReadAhead
 from vllama.runtime.question_set import words
 from vllama.runtime.timeline import ClipFeature, FrameFeature
@@ -104,6 +106,49 @@ def test_an_older_window_is_not_taken_once_prepared_or_cleared_again_or_stale(
     assert [chat._look(None, long).long for long in (None, "memory", "frames")] == ["frames", "memory", "frames"]
 
 
+def test_a_window_that_was_forgotten_is_not_asked_about(chat: LiveChat, timeline: Timeline) -> None:
+    chat.fresh_seconds = 60.0
+    chat.prepare()
+    timeline.forget(Span.whole())
+    with pytest.raises(MediaError, match="nothing was seen or heard"):
+        ask(chat)
+
+
+@pytest.mark.parametrize("prepared", [False, True])
+def test_a_span_that_was_forgotten_is_not_asked_about_again(chat: LiveChat, timeline: Timeline, prepared: bool) -> None:
+    span = Span(100.0, 104.0)
+    assert min(ask(chat, span=span).frame_times) >= 100.0
+    timeline.forget(span)
+    if prepared:
+        chat.prepare(span)
+    assert not any(100.0 <= time <= 104.0 for time in ask(chat, span=span).frame_times)
+
+
+def test_of_earlier_turns_the_words_alone_are_kept(chat: LiveChat) -> None:
+    for number in range(2):
+        ask(chat, span=Span(10.0 * number, 10.0 * number + 8.0))
+    assert [turn.media.kind for turn in chat.turns] == ["text", "text"]
+    assert {said.media.kind for said in chat._history._said} == {"text"}
+
+
+def test_a_live_conversation_is_not_summarised(engine: Engine, timeline: Timeline) -> None:
+    with pytest.raises(SpecError) as error:
+        engine.chat(timeline, summarise=True)
+    assert str(error.value) == "a live conversation remembers one turn, and summarise is True; leave it out"
+
+
+def test_what_is_watched_is_asked_about_as_its_timeline_is(engine: Engine, timeline: Timeline) -> None:
+    span = Span(590.0, 598.0)
+    with Live(
+        timeline, Encoders(engine.bundle), engine.spec, Clock(), camera=None, microphone=None, fps=4.0, dtype="float16"
+    ) as live:
+        chat = engine.chat(live)
+        chat.window = span
+        assert chat.timeline is timeline
+        asked = engine.yes_no("Is there a circle?", live)
+        assert asked.score(span) == engine.yes_no("Is there a circle?", timeline).score(span)
+
+
 def test_only_the_turn_before_stands_in_the_prompt_with_the_media_of_now(chat: LiveChat) -> None:
     questions = ["What do you see?", "What do you hear?", "Is there a circle?", "Is there a circle?"]
     sizes = [ask(chat, question, Span(10.0 * n, 10.0 * n + 8.0)).prompt_tokens for n, question in enumerate(questions)]
@@ -158,14 +203,7 @@ def test_an_answer_is_known_while_it_is_made_and_reading_ahead_is_none(chat: Liv
     until(lambda: not backbone.answers)
 
 
-def until(true: Callable[[], bool]) -> None:
-    end = time.monotonic() + 30.0
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
-def test_the_window_is_read_again_as_it_moves_and_not_during_an_answer(chat: LiveChat, timeline: Timeline) -> None:
+def test_the_window_is_read_as_it_moves_until_a_question_takes_it(chat: LiveChat, timeline: Timeline) -> None:
     read: list[float] = []
     prepare = chat.prepare
 
@@ -177,30 +215,14 @@ def test_the_window_is_read_again_as_it_moves_and_not_during_an_answer(chat: Liv
     with ReadAhead(chat) as ahead:
         until(lambda: len(read) == 1)
         go_on(timeline, 1.0)
+        ahead.typing()
         until(lambda: len(read) == 3)
         assert read[2] > read[0]
         with ahead.asking() as mine:
-            before = len(read)
             usage = ask(mine)
-            time.sleep(1.5)
-            assert len(read) == before
         assert usage.prefilled_tokens < 12 < usage.prompt_tokens
-        until(lambda: len(read) == before + 1)
-        ahead.typing()
-        begun = time.monotonic()
-        until(lambda: len(read) >= before + 3)
-        assert time.monotonic() - begun < 20.0
-
-
-def test_a_window_that_stands_still_is_read_once(chat: LiveChat) -> None:
-    read: list[int] = []
-    prepare = chat.prepare
-    chat.prepare = lambda **options: (read.append(1), prepare(**options))  # type: ignore
-    chat.window = Span(10.0, 20.0)
-    with ReadAhead(chat):
-        until(lambda: bool(read))
-        time.sleep(2.5)
-    assert len(read) == 1
+        before = len(read)
+        until(lambda: len(read) > before)
 
 
 def test_the_score_of_yes_is_that_of_the_answer(engine: Engine, timeline: Timeline) -> None:

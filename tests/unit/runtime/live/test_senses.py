@@ -1,12 +1,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 
-import av
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -23,29 +21,10 @@ from vllama.runtime.types import Float32, Frame
 
 
 @pytest.fixture(scope="module")
-def encoders() -> Iterator[Encoders]:
-    with Encoders(open_bundle(find_bundle("miniature")), threads=1) as encoders:
-        yield encoders
-
-
-@pytest.fixture(scope="module")
 def audio() -> AudioSpec:
     spec = open_bundle(find_bundle("miniature")).spec.audio
     assert spec is not None
     return spec
-
-
-@pytest.fixture(scope="module")
-def still_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A second of one picture."""
-    path = tmp_path_factory.mktemp("clips") / "still.mp4"
-    with av.open(path, "w") as container:
-        stream = container.add_stream("libx264", 10)
-        stream.width, stream.height, stream.pix_fmt = 128, 96, "yuv420p"
-        for _ in range(10):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.full((96, 128, 3), 90, np.uint8), "rgb24")))
-        container.mux(stream.encode())
-    return path
 
 
 @pytest.fixture
@@ -91,6 +70,19 @@ def test_pictures_are_taken_at_a_steady_rate_whatever_the_camera_gives(
     assert np.diff(times) == pytest.approx(1.0, abs=0.2)
     assert seeing.rate == pytest.approx(1.0, abs=0.3)
     assert [frame.index for frame in kept] == [round(1000 * time) for time in times]
+
+
+def test_a_picture_of_a_slow_camera_is_taken_once(
+    encoders: Encoders, clip: Path, clock: FastClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(senses, "_WAIT_SECONDS", 0.0)
+    kept: list[FrameFeature] = []
+    seeing = _seeing(PlayedCamera(clip, 56, clock), encoders, kept, fps=40.0)
+    _see(seeing, clock, 2.0, every=0.0125)
+    times = [frame.time for frame in kept]
+    assert times == pytest.approx(np.arange(len(times)) / 10, abs=1e-6)
+    assert len(times) == pytest.approx(20, abs=1)
+    assert seeing.rate == pytest.approx(10.0, abs=0.6)
 
 
 def test_a_picture_without_anything_new_has_the_features_of_the_one_before(

@@ -25,11 +25,12 @@ from vllama.runtime.errors import (
 )
 from vllama.runtime.llm.backbone import Backbone
 from vllama.runtime.llm.llama_context import Rows
+from vllama.runtime.llm.rows import KvPrefix
 from vllama.runtime.prompt import ControlToken
 from vllama.runtime.spec import ModelSpec, Sampling
 from vllama.runtime.types import Embeds, Float32
 
-GREEDY = Sampling(temperature=0, top_p=1.0, top_k=0, max_tokens=6)
+GREEDY = Sampling.greedy(6)
 DRAWN = Sampling(temperature=1.0, top_p=0.9, top_k=50, max_tokens=12)
 
 
@@ -362,12 +363,69 @@ def test_a_cancelled_prompt_gives_no_answer_and_the_next_one_does(backbone: Back
     assert len(list(backbone.generate(GREEDY, 0))) == GREEDY.max_tokens
 
 
-def test_a_closed_backbone_says_so(path: Path) -> None:
+@pytest.fixture(scope="module")
+def closed(path: Path) -> tuple[Backbone, KvPrefix]:
+    """And what it had read; a call that came through to its library would fail, not end the process."""
     backbone = Backbone(path, 64, threads=1)
+    backbone.prefill([[1, 300]])
+    prefix, llama = backbone.save(), backbone._llama
     backbone.close()
     backbone.close()
-    with pytest.raises(BackendError, match="closed"):
-        backbone.prefill([[1]])
+    llama._lib = None  # type: ignore[assignment]
+    return backbone, prefix
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda backbone, prefix: backbone.tokenize(["word"]),
+        lambda backbone, prefix: backbone.prefill([[1]]),
+        lambda backbone, prefix: backbone.prefill_ahead([[1]]),
+        lambda backbone, prefix: backbone.keys([[1]]),
+        lambda backbone, prefix: backbone.cached([[1, 300]]),
+        lambda backbone, prefix: backbone.save(),
+        lambda backbone, prefix: backbone.restore(prefix),
+        lambda backbone, prefix: backbone.restore(replace(prefix, keys=(1,) * 64)),
+        lambda backbone, prefix: backbone.logits(),
+        lambda backbone, prefix: backbone.generate(GREEDY, 0),
+        lambda backbone, prefix: backbone.piece(300),
+    ],
+)
+def test_whatever_needs_the_model_says_that_it_was_closed(
+    closed: tuple[Backbone, KvPrefix], use: Callable[[Backbone, KvPrefix], object]
+) -> None:
+    with pytest.raises(BackendError) as error:
+        use(*closed)
+    assert str(error.value) == "the language model was closed; open it again"
+
+
+def test_an_answer_that_runs_when_it_is_closed_ends(path: Path) -> None:
+    backbone = Backbone(path, 64, threads=1)
+    backbone.prefill([[1, 300]])
+    answer = backbone.generate(GREEDY, 0)
+    next(answer)
+    backbone.close()
+    assert (list(answer), backbone.finish) == ([], "cancelled")
+    backbone.cancel()
+    assert not backbone.reads_ahead
+
+
+def test_what_failed_while_it_was_read_ahead_is_said_when_it_is_closed(path: Path) -> None:
+    before = threading.active_count()
+    backbone, begun = Backbone(path, 64, threads=1), threading.Event()
+    llama = backbone._llama
+
+    def fail(rows: Rows, wanted: bool) -> Float32 | None:
+        begun.set()
+        raise BackendError("llama_decode returned -3")
+
+    llama.decode = fail  # type: ignore[method-assign]
+    backbone.prefill_ahead([[1, 300]])
+    assert begun.wait(10.0)
+    with pytest.raises(BackendError, match="llama_decode returned -3"):
+        backbone.close()
+    assert (llama._model, llama._context, threading.active_count()) == (None, None, before)
+    backbone.close()
 
 
 def test_closing_leaves_no_thread(path: Path) -> None:
@@ -382,10 +440,11 @@ def test_closing_leaves_no_thread(path: Path) -> None:
 
 def test_arguments_that_make_no_sense_are_refused(path: Path, backbone: Backbone) -> None:
     for n_ctx in (1, 2**32 + 64):
-        with pytest.raises(SpecError, match=f"n_ctx is {n_ctx} "):
+        with pytest.raises(SpecError, match=f"n_ctx is {n_ctx}; use 2 to 1048576"):
             Backbone(path, n_ctx)
-    with pytest.raises(SpecError, match="threads 0"):
-        Backbone(path, 64, threads=0)
+    for threads in (0, 513):
+        with pytest.raises(SpecError, match=f"threads is {threads}; use 1 to 512"):
+            Backbone(path, 64, threads=threads)
     with pytest.raises(SpecError, match="seed is -1"):
         backbone.generate(GREEDY, -1)
 

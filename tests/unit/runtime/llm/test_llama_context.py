@@ -8,21 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vllama.export.llama import open_llama
-from vllama.export.to_gguf import to_gguf
 from vllama.runtime.bundle import shipped_bundle
 from vllama.runtime.errors import BackendError
 from vllama.runtime.llm.llama_context import LlamaContext, LlmSettings, fewer_layers
-from vllama.runtime.spec import ModelSpec
 
 TOKENS = np.arange(300, 340, dtype=np.int32)
-
-
-@pytest.fixture(scope="module")
-def path(vicuna_spec: ModelSpec, tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("llm") / "llm.gguf"
-    to_gguf(open_llama(vicuna_spec, tiny_weights), vicuna_spec, path, "F16")
-    return path
 
 
 @pytest.fixture
@@ -31,8 +21,8 @@ def cancel() -> threading.Event:
 
 
 @pytest.fixture
-def context(path: Path, cancel: threading.Event) -> Iterator[LlamaContext]:
-    opened = LlamaContext(path, 64, LlmSettings(1, kv="f32"), cancel)
+def context(tiny_gguf: Path, cancel: threading.Event) -> Iterator[LlamaContext]:
+    opened = LlamaContext(tiny_gguf, 64, LlmSettings(1, kv="f32"), cancel)
     yield opened
     opened.close()
 
@@ -66,8 +56,8 @@ def test_a_decode_ends_where_it_is_cancelled(context: LlamaContext, cancel: thre
     assert context.length == 40
 
 
-def test_closing_twice_is_closing_once(path: Path, cancel: threading.Event) -> None:
-    context = LlamaContext(path, 64, LlmSettings(1, kv="f32"), cancel)
+def test_closing_twice_is_closing_once(tiny_gguf: Path, cancel: threading.Event) -> None:
+    context = LlamaContext(tiny_gguf, 64, LlmSettings(1, kv="f32"), cancel)
     context.close()
     context.close()
 
@@ -82,26 +72,26 @@ def test_a_q8_0_cache_takes_17_of_32_bytes(cancel: threading.Event) -> None:
     assert size["q8_0"] / size["f16"] == pytest.approx(17 / 32, rel=0.01)
 
 
-def test_a_model_that_cannot_have_a_q8_0_cache_is_told_to_use_another(path: Path, cancel: threading.Event) -> None:
+def test_a_model_that_cannot_have_a_q8_0_cache_is_told_to_use_another(tiny_gguf: Path, cancel: threading.Event) -> None:
     with pytest.raises(BackendError, match=r"no context of 64 positions: .*q8_0.*; use --kv f16"):
-        LlamaContext(path, 64, LlmSettings(1, kv="q8_0"), cancel)
+        LlamaContext(tiny_gguf, 64, LlmSettings(1, kv="q8_0"), cancel)
 
 
-def test_every_way_to_store_a_state_has_settings_of_its_own(path: Path, cancel: threading.Event) -> None:
+def test_every_way_to_store_a_state_has_settings_of_its_own(tiny_gguf: Path, cancel: threading.Event) -> None:
     settings = set()
     for kv in ("f32", "f16"):
-        context = LlamaContext(path, 64, LlmSettings(1, kv=kv), cancel)
+        context = LlamaContext(tiny_gguf, 64, LlmSettings(1, kv=kv), cancel)
         settings.add(context.settings)
         context.close()
     assert len(settings) == 2
 
 
 def test_another_number_of_rows_at_once_and_repacked_weights_give_the_same_logits(
-    path: Path, cancel: threading.Event
+    tiny_gguf: Path, cancel: threading.Event
 ) -> None:
     found = []
     for how in (LlmSettings(1), LlmSettings(1, n_ubatch=8), LlmSettings(1, repack=True)):
-        context = LlamaContext(path, 64, how, cancel)
+        context = LlamaContext(tiny_gguf, 64, how, cancel)
         for start in range(0, len(TOKENS), context.n_batch):
             logits = context.decode(TOKENS[start : start + context.n_batch], wanted=True)
         assert logits is not None
@@ -113,7 +103,7 @@ def test_another_number_of_rows_at_once_and_repacked_weights_give_the_same_logit
 
 @pytest.mark.parametrize("layers", [0, 1])
 def test_without_layers_there_a_gpu_gets_no_work(
-    layers: int, path: Path, cancel: threading.Event, monkeypatch: pytest.MonkeyPatch
+    layers: int, tiny_gguf: Path, cancel: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """llama.cpp offloads the KV cache and the products of a long prompt unless it is told not to."""
     from llama_cpp import llama_cpp as library
@@ -127,7 +117,7 @@ def test_without_layers_there_a_gpu_gets_no_work(
 
     monkeypatch.setattr(library, "llama_supports_gpu_offload", lambda: True)  # without one the layers stay here
     monkeypatch.setattr(library, "llama_init_from_model", seen)
-    LlamaContext(path, 64, LlmSettings(1, gpu_layers=layers), cancel).close()
+    LlamaContext(tiny_gguf, 64, LlmSettings(1, gpu_layers=layers), cancel).close()
     assert made == [(layers > 0, layers > 0)]
 
 
