@@ -15,16 +15,16 @@ def shuffled(timeline: Timeline, other: Timeline, count: int, rng: Random) -> Ti
     """The whole clip's frames in a random order; their times stay in place."""
     frames = timeline.choose_frames(count)
     order = rng.sample(range(len(frames)), len(frames))
-    copy = _empty(timeline)
+    copy = timeline.emptied()
     for frame, source in zip(frames, order, strict=True):
         copy.add_frame(replace(frame, features=frames[source].features))
-    copy.replace_whole_clips(tuple(timeline.choose_clips(0, 0.0)))
+    copy.replace_whole_clips(timeline.whole_clips)
     return copy
 
 
 def silent(timeline: Timeline, other: Timeline, count: int, rng: Random) -> Timeline:
     """Without its sound."""
-    copy = _empty(timeline)
+    copy = timeline.emptied()
     for frame in timeline.choose_frames(count):
         copy.add_frame(frame)
     return copy
@@ -33,13 +33,13 @@ def silent(timeline: Timeline, other: Timeline, count: int, rng: Random) -> Time
 def other_sound(timeline: Timeline, other: Timeline, count: int, rng: Random) -> Timeline:
     """With the sound of another clip."""
     copy = silent(timeline, other, count, rng)
-    copy.replace_whole_clips(tuple(other.choose_clips(0, 0.0)))
+    copy.replace_whole_clips(other.whole_clips)
     return copy
 
 
 def nothing(timeline: Timeline, other: Timeline, count: int, rng: Random) -> Timeline:
     """Without any media: what is left is what the words of a question make likely."""
-    return _empty(timeline)
+    return timeline.emptied()
 
 
 ABLATIONS: dict[str, Ablation] = {
@@ -48,15 +48,3 @@ ABLATIONS: dict[str, Ablation] = {
     "other sound": other_sound,
     "no media": nothing,
 }
-
-
-def _empty(timeline: Timeline) -> Timeline:
-    return Timeline(
-        model=timeline.model,
-        content=timeline.content,
-        kind=timeline.kind,
-        length=timeline.length,
-        duration=timeline.duration,
-        frame_rate=timeline.frame_rate,
-        sound=timeline.sound,
-    )

@@ -1,4 +1,4 @@
-"""An exported model on disk: its manifest, where it is, whether it is whole."""
+"""An exported model on disk: where it is, and whether it is whole."""
 
 from __future__ import annotations
 
@@ -7,100 +7,23 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.resources import files as package_files
 from pathlib import Path
-from typing import Any
 
 from platformdirs import user_cache_path, user_data_path
-from pydantic import ConfigDict, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from .errors import ChecksumError, FileError, MissingFileError, ModelNotFoundError
 from .files import check_permission, write_whole
 from .llm.llama_context import Kv, check_model
-from .spec import ModelSpec, spec_from_dict, spec_to_dict
+from .manifest import MANIFEST, EngineRecord, FileRecord, Manifest, hash_file, read_manifest
+from .spec import ModelSpec, read_specs, spec_from_dict, spec_to_dict
 from .types import Float32
 
-MANIFEST = "manifest.json"
 POSITIONS = "positions.safetensors"
-SCHEMA = 1
 SHIPPED = "miniature"
-_CHUNK = 1 << 22
-
-
-@dataclass(frozen=True)
-class FileRecord:
-    """One file: its size and the sha256 of its bytes."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid")
-    bytes: int
-    sha256: str
-
-
-@dataclass(frozen=True)
-class EngineRecord:
-    """A TensorRT engine beside the graph that it was built from; it can be built again, so a bundle is whole without.
-
-    onnx: `Bundle.graph_hash` of that graph. library, version: what built it, and alone can run it. targets: the compute
-    capabilities that it was built for, as "8.9".
-    """
-
-    __pydantic_config__ = ConfigDict(extra="forbid")
-    bytes: int
-    sha256: str
-    onnx: str
-    library: str
-    version: str
-    targets: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class FidelityRow:
-    """What exporting one part cost.
-
-    A graph: max_abs, relative (L2) and cosine against torch. The LLM: kl (mean, nats), same_top (rate of equal most
-    likely tokens) and flips (answers that differ) of `prompts` against its unquantised self.
-    """
-
-    __pydantic_config__ = ConfigDict(extra="forbid")
-    part: str
-    precision: str
-    max_abs: float | None = None
-    relative: float | None = None
-    cosine: float | None = None
-    kl: float | None = None
-    same_top: float | None = None
-    flips: int | None = None
-    prompts: int | None = None
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What an export made; models.toml says what the model is, `spec` is its entry at the time.
-
-    widened: tensors that got a wider type than asked for. notes: what in the published files was not followed. engines:
-    by graph.
-    """
-
-    __pydantic_config__ = ConfigDict(extra="forbid")
-    schema_version: int
-    model: str
-    license: str
-    spec: dict[str, Any]
-    llm: str
-    sources: dict[str, FileRecord]
-    files: dict[str, FileRecord]
-    precision: dict[str, str]
-    tools: dict[str, str]
-    fidelity: tuple[FidelityRow, ...]
-    widened: tuple[str, ...] = field(default=())
-    notes: tuple[str, ...] = field(default=())
-    engines: dict[str, EngineRecord] = field(default_factory=dict)
-
-
-_MANIFEST = TypeAdapter(Manifest)
 
 
 @dataclass(frozen=True)
@@ -197,9 +120,14 @@ def find_bundle(model: str | Path | None = None) -> Path:
         return shipped_bundle()
     for folder in folders:
         check_permission(folder / MANIFEST)
-    raise ModelNotFoundError(
-        f"no bundle {str(model)!r} here or in {models_dir()}; make it: `vllama export {Path(model).name} --weights DIR`"
-    )
+    raise ModelNotFoundError(f"no bundle {str(model)!r} here or in {models_dir()}; {_instead(str(model))}")
+
+
+def _instead(model: str) -> str:
+    if model in read_specs():
+        return f"make it: `vllama export {model} --weights DIR`"
+    there = ", ".join([SHIPPED, *(path.name for path in _kept_bundles())])
+    return f"there are {there}; `vllama export` makes those that models.toml names"
 
 
 def _kept_bundles() -> list[Path]:
@@ -254,59 +182,11 @@ def read_bundle(folder: Path) -> Bundle:
     return Bundle(folder, manifest, spec_from_dict(manifest.spec, f"{folder / MANIFEST}: spec"))
 
 
-def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a bundle, unverified against its files."""
-    path = folder / MANIFEST
-    try:
-        table = json.loads(path.read_text("utf-8"))
-        version = table["schema_version"]
-        if version != SCHEMA:
-            raise FileError(f"{path}: schema_version is {version}, this vllama reads {SCHEMA}; export the model again")
-        manifest = _MANIFEST.validate_python(table)
-        _check_manifest(manifest)
-        return manifest
-    except OSError as error:
-        raise MissingFileError(f"{path}: {error.strerror}; `vllama export` makes it") from error
-    except (ValueError, KeyError, TypeError, ValidationError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise FileError(f"{path}: not a vllama manifest ({reason}); export the model again") from error
-
-
-def _check_manifest(manifest: Manifest) -> None:
-    lacks = [part for part in ("frames", "llm") if part not in manifest.precision]
-    if lacks:
-        raise ValueError(f"no precision of {lacks[0]}")
-    if manifest.llm not in manifest.files:
-        raise ValueError(f"llm is {manifest.llm!r}, which is not among its files")
-
-
-def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write it, complete or not at all.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    write_whole(folder / MANIFEST, [_MANIFEST.dump_json(manifest, indent=2) + b"\n"])
-
-
-def hash_file(path: Path, step: Callable[[int], None] | None = None) -> FileRecord:
-    """Size and sha256 of a file; step is called with the bytes of each piece read."""
-    digest = hashlib.sha256()
-    size = 0
-    try:
-        with path.open("rb") as file:
-            while chunk := file.read(_CHUNK):
-                digest.update(chunk)
-                size += len(chunk)
-                if step:
-                    step(len(chunk))
-    except OSError as error:
-        raise MissingFileError(f"{path}: {error.strerror}; check the path and its permissions") from error
-    return FileRecord(size, digest.hexdigest())
-
-
 def verify_engines(bundle: Bundle, again: str) -> None:
-    """The same for its engines; again: what to do where one is not whole.
+    """Verify the engines of a bundle: sizes always, sha256 when one is new or was changed.
+
+    Args:
+        again: what to do where one is not whole.
 
     Raises:
         MissingFileError, ChecksumError: an engine is not the one that the manifest lists.
@@ -327,21 +207,35 @@ def _verify_files(
     again: str,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    stamps: dict[str, str] = {}
-    for name, record in records.items():
-        path = folder / name
-        check_permission(path)
-        if not os.path.isfile(path):
-            raise MissingFileError(f"{name} of {model}: not in {folder}; {again}")
-        stat = path.stat()
-        if stat.st_size != record.bytes:
-            raise ChecksumError(
-                f"{name} of {model}: has {stat.st_size} bytes, the manifest says {record.bytes}; {again}"
-            )
-        stamps[name] = f"{stat.st_mtime_ns} {record.sha256}"
+    stamps = {name: _stamp(folder / name, model, record, again) for name, record in records.items()}
     known = _read_stamps(folder)
-    new = [name for name in stamps if known.get(name) != stamps[name]]
-    total, done = sum(records[name].bytes for name in new), 0
+    new = {name: record for name, record in records.items() if known.get(name) != stamps[name]}
+    if new:
+        _check_contents(folder, model, new, again, progress)
+        _write_stamps(folder, known | stamps)
+
+
+def _stamp(path: Path, model: str, record: FileRecord | EngineRecord, again: str) -> str:
+    """What says, as long as it stays the same, that a file of the right size need not be hashed again."""
+    check_permission(path)
+    if not os.path.isfile(path):
+        raise MissingFileError(f"{path.name} of {model}: not in {path.parent}; {again}")
+    stat = path.stat()
+    if stat.st_size != record.bytes:
+        raise ChecksumError(
+            f"{path.name} of {model}: has {stat.st_size} bytes, the manifest says {record.bytes}; {again}"
+        )
+    return f"{stat.st_mtime_ns} {record.sha256}"
+
+
+def _check_contents(
+    folder: Path,
+    model: str,
+    records: Mapping[str, FileRecord | EngineRecord],
+    again: str,
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    total, done = sum(record.bytes for record in records.values()), 0
 
     def read(size: int) -> None:
         nonlocal done
@@ -349,17 +243,14 @@ def _verify_files(
         if progress:
             progress(done, total)
 
-    for name in new:
+    for name, record in records.items():
         found = hash_file(folder / name, read)
-        if found.sha256 != records[name].sha256:
+        if found.sha256 != record.sha256:
             raise ChecksumError(
-                f"{name} of {model}: sha256 is {found.sha256[:8]}.., "
-                f"the manifest says {records[name].sha256[:8]}..; {again}"
+                f"{name} of {model}: sha256 is {found.sha256[:8]}.., the manifest says {record.sha256[:8]}..; {again}"
             )
         if name.endswith(".gguf"):
             check_model(folder / name)
-    if new:
-        _write_stamps(folder, known | stamps)
 
 
 def _stamps_path(folder: Path) -> Path:

@@ -75,7 +75,7 @@ def is_covered(timeline: Timeline, need: Need, spec: ModelSpec) -> bool:
     if not all(timeline.has_frame(index, exactly=True) for index in rule):
         return False
     sound = need.audio and timeline.sound and spec.audio is not None
-    if sound and (timeline.samples is None or not timeline.whole_clip_count):
+    if sound and (timeline.samples is None or not timeline.whole_clips):
         return False
     if need.fps > timeline.fps or (need.fps > 0 and sound and not timeline.listened):
         return False
@@ -98,7 +98,7 @@ def find_missing(info: MediaInfo, timeline: Timeline, need: Need, spec: ModelSpe
     if need.audio and spec.audio and info.has_audio:
         if timeline.samples is None:
             timeline.samples = count_samples(info, spec.audio.sample_rate)
-        if not timeline.whole_clip_count:
+        if not timeline.whole_clips:
             whole = clip_bounds(timeline.samples, spec.audio)
         clips = _wanted_clips(info, timeline, need, spec.audio)
     return Missing(sorted(frames), whole, clips, frozenset(exact), _known(timeline, frames))

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 from array import array
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from fractions import Fraction
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, cast
 
 import av
 import numpy as np
 from av.container import InputContainer
-from av.filter import Graph
-from av.sidedata.sidedata import SideData
 from numpy.typing import NDArray
 
 from .errors import DecodeError, MediaError
+from .scaling import Scaler
 from .stills import is_still, read_still
-from .types import Float32, Frame, Samples
+from .types import Float32, Frame, Modality, Samples
 from .whole import MP4, check_bytes, check_seconds
 
 _UNTIMED = -(1 << 63)  # FFmpeg's own sign for it
@@ -30,32 +27,38 @@ _NO_TIMES = ("avi",)  # FFmpeg counts its packets in the order of decoding
 # What FFmpeg makes of texts: a letter typed out as a film, a list of files whose content is not this file's.
 _TEXTS = ("tty", "bin", "xbin", "adf", "idf", "concat", "hls", "dash")
 _MAX_SAMPLE_RATE = 1_000_000
+_GAP_SECONDS = (0.1, 3600.0)  # less is rounding, or a clock that drifts; more is a clock that was set
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class MediaInfo:
     """What a file holds.
 
     frame_times: seconds of each picture in display order, empty without pictures. frame_rate: average per second, 0 of
     a picture or sound file. duration: seconds of the longer of picture and sound. sound_start: seconds at which the
-    sound begins.
+    sound begins. tracks: of sound, one of which is heard: that which FFmpeg likes best.
     """
 
     path: Path
-    kind: Literal["video", "audio", "image"]
+    kind: Modality
     frame_times: NDArray[np.float64]
     frame_rate: float
     duration: float
     has_audio: bool
     sound_start: float = 0.0
+    tracks: int = 0
     _pts: NDArray[np.int64] | None = field(default=None, repr=False)  # in display order; None: count the pictures
     _keyframes: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64), repr=False)
 
 
 @dataclass
 class _Packets:
-    """What demuxing tells of one stream, without decoding: hours of packets, so not as Python's numbers."""
+    """What demuxing tells of one stream, without decoding: hours of packets, so not as Python's numbers.
 
+    tick: seconds of one unit of its times.
+    """
+
+    tick: float = 0.0
     pts: array[int] = field(default_factory=lambda: array("q"))  # _UNTIMED where a packet has none
     keyframes: array[int] = field(default_factory=lambda: array("q"))  # of pictures
     end: int = 0
@@ -77,38 +80,15 @@ def probe(path: Path) -> MediaInfo:
         video, audio = _video_stream(container), _audio_stream(container)
         if (video is None and audio is None) or container.format.name in _TEXTS:
             raise MediaError(f"{path}: holds neither picture nor sound; use a video, a sound file or a picture")
-        streams = [stream for stream in (video, audio) if stream is not None]
-        found = _demux(path, container, streams)
-        ends = {stream.index: found[stream.index].end * float(stream.time_base or 0) for stream in streams}
-        check_seconds(path, container, ends)
-        form = container.format.name
+        found = _demux(path, container, [stream for stream in (video, audio) if stream is not None])
+        check_seconds(path, container, {index: packets.end * packets.tick for index, packets in found.items()})
+        form, tracks = container.format.name, len(container.streams.audio)
+        rate = _frame_rate(video) if video is not None else 0.0
         pictures = found[video.index] if video is not None else _Packets()
         sound = found[audio.index] if audio is not None else _Packets()
-        tick = float(video.time_base or 0) if video is not None else 0.0
-        rate = _frame_rate(video) if video is not None else 0.0
-        sound_end = ends[audio.index] if audio is not None else 0.0
     if not pictures.pts and not sound.pts:
         raise DecodeError(f"{path}: holds no whole picture and no sound; it may be cut, get the file again")
-    pictures.pts = _decodable(pictures)
-    pts = _distinct(pictures.pts) if form not in _NO_TIMES else None
-    times = np.arange(len(pictures.pts)) / rate if pts is None else pts * tick
-    first_sound = _first_sound(path) if sound.pts else None
-    starts = [*times[:1].tolist(), *([] if first_sound is None else [first_sound])]
-    zero = min(starts, default=0.0)
-    picture_end = zero
-    if len(times):
-        picture_end = _picture_end(pictures, pts, tick, form) or float(times[-1]) + 1.0 / rate
-    return MediaInfo(
-        path=path,
-        kind="video" if len(times) else "audio",
-        frame_times=times - zero,
-        frame_rate=rate if len(times) else 0.0,
-        duration=max(picture_end, sound_end if sound.pts else zero) - zero,
-        has_audio=bool(sound.pts),
-        sound_start=0.0 if first_sound is None else first_sound - zero,
-        _pts=pts,
-        _keyframes=np.array(sorted(pictures.keyframes), np.int64),
-    )
+    return replace(_on_one_clock(path, form, rate, pictures, sound), tracks=tracks)
 
 
 def read_frames(info: MediaInfo, wanted: Sequence[int], size: int) -> Iterator[Frame]:
@@ -134,35 +114,53 @@ def read_frames(info: MediaInfo, wanted: Sequence[int], size: int) -> Iterator[F
 
 
 def read_sound(info: MediaInfo) -> Iterator[Samples]:
-    """All sound, block by block: every channel at the file's own rate, in [-1, 1], gaps closed as upstream does.
+    """All sound, block by block: every channel at the file's own rate, in [-1, 1], silence where the file has a gap.
+
+    Upstream closes gaps, and hears all that comes after one too early.
 
     Raises:
         DecodeError: it cannot be decoded, changes its rate or channels on the way, or holds what is no number.
     """
     form: tuple[int, int] | None = None
+    begun: float | None = None
     done = 0
     with opened(info.path, "its sound ", "convert it, or use --no-audio") as container:
         stream = _audio_stream(container)
         assert stream is not None
         for frame in container.decode(stream):
-            data = _channels(frame)
-            if not np.isfinite(data).all():
-                raise DecodeError(
-                    f"{info.path}: its sound holds values that are no numbers; convert it, or use --no-audio"
-                )
-            if frame.sample_rate > _MAX_SAMPLE_RATE:
-                raise DecodeError(
-                    f"{info.path}: its sound has {frame.sample_rate} Hz, more than {_MAX_SAMPLE_RATE}; "
-                    "convert it to 48000 Hz, or use --no-audio"
-                )
-            form = form or (frame.sample_rate, len(data))
-            if form != (frame.sample_rate, len(data)):
-                raise DecodeError(
-                    f"{info.path}: its sound changes from {form[0]} Hz, {form[1]} channels to {frame.sample_rate} Hz, "
-                    f"{len(data)} channels; convert it to one form, or use --no-audio"
-                )
-            yield Samples(info.sound_start + done / frame.sample_rate, data, frame.sample_rate)
+            data, rate = _channels(frame), frame.sample_rate
+            form = form or (rate, len(data))
+            _check_sound(info.path, data, rate, form)
+            if frame.time is not None:
+                begun = frame.time if begun is None else begun
+                gap = frame.time - begun - done / rate
+                for count in _blocks(gap, rate):
+                    yield Samples(info.sound_start + done / rate, np.zeros((len(data), count), np.float32), rate)
+                    done += count
+            yield Samples(info.sound_start + done / rate, data, rate)
             done += data.shape[1]
+
+
+def _blocks(gap: float, rate: int) -> Iterator[int]:
+    """The samples of a gap of so many seconds, a second of them at most at a time; none where it is no real one."""
+    left = round(gap * rate) if _GAP_SECONDS[0] <= gap <= _GAP_SECONDS[1] else 0
+    while left > 0:
+        yield min(left, rate)
+        left -= rate
+
+
+def _check_sound(path: Path, data: Float32, rate: int, form: tuple[int, int]) -> None:
+    if not np.isfinite(data).all():
+        raise DecodeError(f"{path}: its sound holds values that are no numbers; convert it, or use --no-audio")
+    if rate > _MAX_SAMPLE_RATE:
+        raise DecodeError(
+            f"{path}: its sound has {rate} Hz, more than {_MAX_SAMPLE_RATE}; convert it to 48000 Hz, or use --no-audio"
+        )
+    if form != (rate, len(data)):
+        raise DecodeError(
+            f"{path}: its sound changes from {form[0]} Hz, {form[1]} channels to {rate} Hz, "
+            f"{len(data)} channels; convert it to one form, or use --no-audio"
+        )
 
 
 @contextmanager
@@ -219,7 +217,7 @@ def _frame_rate(video: av.VideoStream) -> float:
 def _demux(
     path: Path, container: InputContainer, streams: list[av.VideoStream | av.AudioStream]
 ) -> dict[int, _Packets]:
-    found = {stream.index: _Packets() for stream in streams}
+    found = {stream.index: _Packets(float(stream.time_base or 0)) for stream in streams}
     for packet in container.demux(streams):
         if not packet.size:
             continue
@@ -237,7 +235,30 @@ def _demux(
     return found
 
 
-def _picture_end(pictures: _Packets, pts: NDArray[np.int64] | None, tick: float, form: str) -> float | None:
+def _on_one_clock(path: Path, form: str, rate: float, pictures: _Packets, sound: _Packets) -> MediaInfo:
+    """What the packets of both streams say, in seconds since the first of what they show and let hear."""
+    pictures.pts = _decodable(pictures)
+    pts = _distinct(pictures.pts) if form not in _NO_TIMES else None
+    times = np.arange(len(pictures.pts)) / rate if pts is None else pts * pictures.tick
+    first_sound = _first_sound(path) if sound.pts else None
+    zero = min([*times[:1].tolist(), *([] if first_sound is None else [first_sound])], default=0.0)
+    picture_end = zero
+    if len(times):
+        picture_end = _picture_end(pictures, pts, form) or float(times[-1]) + 1.0 / rate
+    return MediaInfo(
+        path=path,
+        kind="video" if len(times) else "audio",
+        frame_times=times - zero,
+        frame_rate=rate if len(times) else 0.0,
+        duration=max(picture_end, sound.end * sound.tick if sound.pts else zero) - zero,
+        has_audio=bool(sound.pts),
+        sound_start=0.0 if first_sound is None else first_sound - zero,
+        _pts=pts,
+        _keyframes=np.array(sorted(pictures.keyframes), np.int64),
+    )
+
+
+def _picture_end(pictures: _Packets, pts: NDArray[np.int64] | None, form: str) -> float | None:
     """Seconds on the file's clock at which the last picture ends, as its packets tell; None: they do not.
 
     In an MP4 a packet lasts until the next one is decoded, not shown: so only all of them together tell it.
@@ -245,7 +266,7 @@ def _picture_end(pictures: _Packets, pts: NDArray[np.int64] | None, tick: float,
     if pts is None:
         return None
     ends = [pictures.end, *([min(pictures.pts) + pictures.length] if form == MP4 else [])]
-    return min((end * tick for end in ends if end > pts[-1]), default=None)
+    return min((end * pictures.tick for end in ends if end > pts[-1]), default=None)
 
 
 def _decodable(pictures: _Packets) -> array[int]:
@@ -275,7 +296,7 @@ def _first_sound(path: Path) -> float | None:
 
 def _decoded(info: MediaInfo, left: deque[int], size: int, *, seek: bool) -> Iterator[Frame]:
     """Takes from `left` what it yields; stops early where a picture is not found in its place."""
-    scaler = _Scaler(size)
+    scaler = Scaler(size)
     with opened(info.path) as container:
         stream = _video_stream(container)
         assert stream is not None
@@ -310,67 +331,6 @@ def _keyframe_before(info: MediaInfo, number: int) -> int:
     assert info._pts is not None
     place = np.searchsorted(info._keyframes, info._pts[number], "right") - 1
     return int(np.searchsorted(info._pts, info._keyframes[place])) if place >= 0 else 0
-
-
-class _Scaler:
-    """swscale's single bilinear pass from the decoder's format to RGB, bit for bit upstream's.
-
-    Source: decord 0.6.0, src/video/ffmpeg: a turned picture is put upright before, not after.
-    """
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._form: tuple[int, int, str, int] | None = None
-        self._graph = Graph()
-
-    def __call__(self, frame: av.VideoFrame, turns: tuple[str, ...] | None = None) -> NDArray[np.uint8]:
-        """turns: the filters that put it upright; None: as the frame says."""
-        form = (frame.width, frame.height, frame.format.name, frame.rotation)
-        if form != self._form:
-            self._form, self._graph = form, self._made(frame, _upright(frame) if turns is None else turns)
-        self._graph.push(frame)
-        scaled = self._graph.pull()
-        assert isinstance(scaled, av.VideoFrame)
-        return np.ascontiguousarray(scaled.to_ndarray())
-
-    def _made(self, frame: av.VideoFrame, turns: tuple[str, ...]) -> Graph:
-        graph = Graph()
-        source = graph.add_buffer(
-            width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base
-        )
-        turned = [graph.add(*turn.split("=")) for turn in turns]
-        scale = graph.add("scale", f"{self._size}:{self._size}:flags=bilinear")
-        rgb = graph.add("format", "rgb24")
-        graph.link_nodes(source, *turned, scale, rgb, graph.add("buffersink")).configure()
-        return graph
-
-
-class Stretcher:
-    """Stretches pictures that come as arrays, uint8 (height, width, 3), BGR, as those of a file are."""
-
-    def __init__(self, size: int) -> None:
-        self._scaler = _Scaler(size)
-
-    def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """uint8 (size, size, 3), RGB."""
-        frame = av.VideoFrame.from_ndarray(pixels, "bgr24")
-        frame.time_base = Fraction(1, 1000)  # the graph wants one
-        return self._scaler(frame, ())
-
-
-def _upright(frame: av.VideoFrame) -> tuple[str, ...]:
-    """The filters that undo how the camera was held, from the display matrix (a, b, _, c, d, ...):
-
-    x' = a x + c y, y' = b x + d y. To ask makes a circle of the frame, which only the collector frees: ask seldom.
-    """
-    sides = cast(Iterable[SideData], frame.side_data)
-    matrix = next((side for side in sides if side.type.name == "DISPLAYMATRIX"), None)
-    if matrix is None:
-        return ()
-    a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()
-    if abs(b) + abs(c) > abs(a) + abs(d):
-        return (f"transpose={('cclock_flip', 'clock', 'cclock', 'clock_flip')[(c < 0) + 2 * (b < 0)]}",)
-    return tuple(name for name, on in (("hflip", a < 0), ("vflip", d < 0)) if on)
 
 
 def _channels(frame: av.AudioFrame) -> Float32:

@@ -24,10 +24,10 @@ SHORT = 18  # frames of the short memory
 FRAGMENT = 8  # frames that are merged together
 KEPT = 2  # frames that are left of a fragment
 ROWS = 16  # rows of the position table that are decomposed
-ALPHA = 0.01
+_ALPHA = 0.01
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class MemoryFrames:
     """What the video Q-former is given: float32 (m, query_tokens, hidden_size), and the seconds each stands for."""
 
@@ -63,11 +63,12 @@ def position_count(table_rows: int, rows: int = ROWS) -> int:
     return min(rows, table_rows) ** 2
 
 
-def extended_positions(table: Float32, count: int, rows: int = ROWS, alpha: float = ALPHA) -> Float32:
+def extended_positions(table: Float32, count: int, rows: int = ROWS) -> Float32:
     """Positions for more frames than the table has rows, by hierarchical decomposition.
 
     With p the first `rows` rows: u_i = (p_i - alpha p_0) / (1 - alpha), and position i * rows + j is
-    alpha u_i + (1 - alpha) u_j. For i = 0 that is p_j: up to `rows` frames, the table's own rows are given, to the bit.
+    alpha u_i + (1 - alpha) u_j, with an alpha of 0.01. For i = 0 that is p_j: up to `rows` frames, the table's own
+    rows are given, to the bit.
 
     Args:
         table: (max_frames, hidden_size). count: at most `position_count`.
@@ -82,18 +83,18 @@ def extended_positions(table: Float32, count: int, rows: int = ROWS, alpha: floa
     if count <= rows:
         return np.array(table[:count], np.float32)
     p = table[:rows].astype(np.float64)
-    u = (p - alpha * p[0]) / (1 - alpha)
-    grid = (alpha * u[:, None] + (1 - alpha) * u[None]).astype(np.float32)
+    u = (p - _ALPHA * p[0]) / (1 - _ALPHA)
+    grid = (_ALPHA * u[:, None] + (1 - _ALPHA) * u[None]).astype(np.float32)
     grid[0] = table[:rows]
     return np.ascontiguousarray(grid.reshape(rows * rows, -1)[:count])
 
 
-def fragment_size(count: int, limit: int, kept: int = KEPT) -> int:
-    """The smallest fragments with which `count` frames fit `limit`; `kept`, that is nothing merged, where all fit.
+def fragment_size(count: int, limit: int) -> int:
+    """The smallest fragments with which `count` frames fit `limit`; `KEPT`, that is nothing merged, where all fit.
 
     Published are 128 fragments for a video of any length: 8 for 1024 frames, kept 2, limit 256.
     """
-    return max(kept, math.ceil(count / (limit // kept)))
+    return max(KEPT, math.ceil(count / (limit // KEPT)))
 
 
 class Memory:

@@ -178,14 +178,14 @@ def make_plan(
     return Plan(tuple(parts), layers)
 
 
-def features_per_hour(spec: ModelSpec, value_bytes: int, fps: float = 1.0) -> int:
-    """Bytes on disk of an hour of video with sound, which is encoded half overlapping.
+def features_per_hour(spec: ModelSpec, value_bytes: int) -> int:
+    """Bytes on disk of an hour of video, a picture a second, with its sound, which is encoded half overlapping.
 
     Args:
         value_bytes: of one value of a feature: 2 or 4.
     """
     qformer = spec.video.qformer
-    values = 3600 * fps * qformer.query_tokens * qformer.hidden_size
+    values = 3600.0 * qformer.query_tokens * qformer.hidden_size
     if spec.audio is not None:
         values += 2 * 3600 / spec.audio.clip_seconds * spec.audio.encoder.output_size
     return int(values * value_bytes)

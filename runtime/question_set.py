@@ -69,7 +69,7 @@ _Word = Annotated[str, AfterValidator(_one_word)]
 class _Row:
     """A line of the file."""
 
-    __pydantic_config__ = ConfigDict(strict=True)
+    __pydantic_config__ = ConfigDict(strict=True, extra="forbid")  # a slip in a name would change the figures
     video: str
     question: Annotated[str, Field(pattern=r"\S")]
     answer: Annotated[str, AfterValidator(_saying)]

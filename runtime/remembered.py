@@ -18,7 +18,7 @@ _MOST_FRAMES = 64  # of the table's 256 positions; the video Q-former's cost gro
 _LATER = 0.1  # share of the frames that may have come since, for questions about short spans
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Remembered:
     """What a question about all of a video has instead of its frames.
 

@@ -55,6 +55,6 @@ def segments_that_fit(budget: int, tokens: int) -> int:
     if budget < tokens:
         raise ContextOverflowError(
             f"one segment needs {tokens} tokens and {max(budget, 0)} are free; "
-            "start a new chat, or ask with --long memory"
+            "ask a shorter question, with --long frames, or use a larger --ctx-size"
         )
     return budget // tokens

@@ -23,7 +23,7 @@ def count_samples(info: MediaInfo, sample_rate: int) -> int:
     for block in read_sound(info):
         count, rate = count + block.data.shape[1], block.sample_rate
     if not count:
-        raise MediaError(f"{info.path}: its audio track is empty; use --no-audio or another clip")
+        raise MediaError(f"{info.path}: its audio track is empty; give another clip, or use --no-audio")
     return resampled_count(count, rate, sample_rate)
 
 

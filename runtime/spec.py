@@ -180,6 +180,11 @@ class Sampling:
     max_tokens: int
     repetition_penalty: float = 1.0
 
+    @classmethod
+    def greedy(cls, max_tokens: int) -> Sampling:
+        """Always the most likely token."""
+        return cls(temperature=0.0, top_p=1.0, top_k=0, max_tokens=max_tokens)
+
     def __post_init__(self) -> None:
         for name, is_right, use in (
             ("temperature", 0 <= self.temperature < math.inf, "0 or more"),

@@ -16,12 +16,13 @@ from .errors import DecodeError, MediaError
 
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "AVIF")
 _MOVING = ("GIF", "PNG")  # those of them that FFmpeg reads when they move
+_PAGED = ("MPO", "TIFF")  # of several pictures the first is what is meant: a camera's JPEG has previews behind it
 _HEIC = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1")  # FFmpeg would show one tile of such a picture
 _PIXEL_LIMIT = 1 << 29  # of a picture, where a phone's has up to 2e8
 
 
 def is_still(path: Path) -> bool:
-    """Whether a file is one picture; a moving one is FFmpeg's, and so is everything that is no picture.
+    """Whether a file is a picture; a moving one is FFmpeg's, and so is everything that is no picture.
 
     Raises:
         MediaError: it is a picture of a kind that cannot be read, or too large.
@@ -31,7 +32,8 @@ def is_still(path: Path) -> bool:
         start = file.read(12)
     try:
         with _opened(path) as image:
-            moving, kind = bool(getattr(image, "is_animated", False)), image.format
+            kind = image.format
+            moving = kind not in _PAGED and bool(getattr(image, "is_animated", False))
             if moving and kind == "GIF":
                 _check_whole(image)
     except UnidentifiedImageError:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +13,10 @@ from .errors import SpecError
 from .pixels import frame_indices
 from .remembered import Remembered
 from .thinning import Kept
-from .types import Features, Span
+from .types import Features, Modality, Span
 
 
-@dataclass(frozen=True, slots=True)  # there are thousands
+@dataclass(frozen=True, slots=True, eq=False)  # slots, for there are thousands
 class FrameFeature:
     """One encoded picture: its number in display order, its time in seconds, (query_tokens, hidden_size).
 
@@ -37,7 +36,7 @@ class FrameFeature:
         return self.time
 
 
-@dataclass(frozen=True, slots=True)  # there are thousands
+@dataclass(frozen=True, slots=True, eq=False)
 class ClipFeature:
     """One encoded stretch of sound: from and to in seconds, (output_size,)."""
 
@@ -62,7 +61,7 @@ class Budget:
 _Either = Kept[FrameFeature] | Kept[ClipFeature]
 
 
-@dataclass
+@dataclass(eq=False)
 class Timeline:
     """The features of one clip or of one live source, each with its time.
 
@@ -77,12 +76,12 @@ class Timeline:
     what that cost. shared: how many pictures it found to show nothing new beside those. saved: whether all of it is on
     disk. remembered: all of it as one memory, once it was indexed.
     live: length and duration grow with what is added. budget: how much is kept; for live sources, whose frames come
-    in order.
+    in order. forgets: how many calls of `forget` there were; what was made of features before the last one is stale.
     """
 
     model: str
     content: str
-    kind: Literal["video", "audio", "image"]
+    kind: Modality
     length: int
     duration: float
     frame_rate: float
@@ -97,12 +96,20 @@ class Timeline:
     remembered: Remembered | None = None
     live: bool = False
     budget: Budget | None = None
+    forgets: int = 0
     _frames: Kept[FrameFeature] = field(default_factory=Kept, repr=False)
     _clips: Kept[ClipFeature] = field(default_factory=Kept, repr=False)
     _whole_clips: tuple[ClipFeature, ...] = field(default=(), repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
     _sorted: _Sorted | None = field(default=None, repr=False)
     _version: int = field(default=0, repr=False)  # of the frames
+
+    def emptied(self) -> Timeline:
+        """One of the same clip, without its features."""
+        return Timeline(
+            model=self.model, content=self.content, kind=self.kind, length=self.length, duration=self.duration,
+            frame_rate=self.frame_rate, sound=self.sound,
+        )  # fmt: skip
 
     def add_frame(self, frame: FrameFeature) -> None:
         """Keep one picture; a second one of the same index replaces it."""
@@ -154,9 +161,9 @@ class Timeline:
         """The stretches of sound a question listens to, in order of time.
 
         Without a span they are the original's, evenly spaced from 0 to `(duration - clip_seconds) * (1 - 1 / count)`.
-        With one, and live, the same rule over its seconds, and for each the nearest there is; the same one may stand
-        several times, as it does upstream for sound shorter than `clip_seconds`. Live, only those that reach into the
-        span: older sound would pass for new.
+        With one, and live, the same rule over its seconds, and for each the nearest that reaches into the span: sound
+        from elsewhere would pass for what was heard then. The same one may stand several times, as it does upstream
+        for sound shorter than `clip_seconds`.
         """
         with self._lock:
             whole = list(self._whole_clips)
@@ -164,9 +171,9 @@ class Timeline:
         if not clips or (span is None and not self.live):
             return whole
         cut = (span or Span(0.0, self.duration)).within(self.duration)
-        if self.live:
-            clips = [clip for clip in clips if clip.start < cut.end and clip.end > cut.start]
-        clips.sort(key=lambda clip: clip.start)
+        clips = sorted(
+            (clip for clip in clips if clip.start < cut.end and clip.end > cut.start), key=lambda clip: clip.start
+        )
         if not clips:
             return []
         known = np.array([clip.start for clip in clips])
@@ -200,6 +207,7 @@ class Timeline:
             self._frames.keep(lambda frame: not cut.start <= frame.time <= cut.end)
             self._clips.keep(lambda clip: clip.end <= cut.start or clip.start >= cut.end)
             self._whole_clips = tuple(c for c in self._whole_clips if c.end <= cut.start or c.start >= cut.end)
+            self.forgets += 1
             self._changed()
 
     def frame(self, index: int) -> FrameFeature | None:
@@ -226,20 +234,14 @@ class Timeline:
         return self._version
 
     @property
-    def shared_count(self) -> int:
-        """Those of them that have the features of another one."""
-        with self._lock:
-            return sum(frame.of is not None for frame in self._frames.items.values())
-
-    @property
     def clip_count(self) -> int:
         """Stretches of sound encoded, those of the whole-clip rule included."""
         return len(self._clips.items) + len(self._whole_clips)
 
     @property
-    def whole_clip_count(self) -> int:
-        """Stretches of sound of the whole-clip rule."""
-        return len(self._whole_clips)
+    def whole_clips(self) -> tuple[ClipFeature, ...]:
+        """The stretches of the whole-clip rule, in their order."""
+        return self._whole_clips
 
     @property
     def bytes(self) -> int:

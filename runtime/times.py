@@ -1,8 +1,9 @@
-"""Times as people write them: 62, 1:02, 0:01:02, 30s, 1m30s."""
+"""Times as people write them: 62, 1:02, 0:01:02, 30s, 1m30s; and how long something took."""
 
 from __future__ import annotations
 
 import re
+import time
 
 from .errors import SpecError
 from .types import Span
@@ -91,3 +92,8 @@ def clock(seconds: float) -> str:
     hours, minute = divmod(minutes, 60)
     head = f"{hours}:{minute:02}" if hours else f"{minute}"
     return f"{head}:{second:02}" + (f".{rest}" if rest else "")
+
+
+def ms_since(started: float) -> float:
+    """Milliseconds since that moment of `time.perf_counter`."""
+    return (time.perf_counter() - started) * 1000.0

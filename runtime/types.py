@@ -16,7 +16,7 @@ Float32 = NDArray[np.float32]
 Features = NDArray[np.floating]  # of a frame or a stretch of sound: float32 as encoded, float16 as stored
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # == of arrays has no truth value; so with all that hold some
 class Frame:
     """One picture of a clip.
 
@@ -29,7 +29,7 @@ class Frame:
     pixels: NDArray[np.uint8]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Samples:
     """A stretch of sound.
 
@@ -116,7 +116,7 @@ class Span:
         return Span(start, end if start <= end else math.nextafter(start, math.inf))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Embeds:
     """Rows that stand in the prompt where words would: float32 (n_tokens, hidden_size)."""
 

@@ -55,6 +55,7 @@ class Viewer:
         self._spec = spec
         self._audio = audio and spec.audio is not None
         self._views: dict[tuple[Span | None, Long, int, int, float], View] = {}
+        self._forgets = timeline.forgets
         self._limit = memory_limit(spec)
 
     def mode(self, span: Span | None, asked: Long | None) -> Long:
@@ -86,16 +87,19 @@ class Viewer:
     def look(self, span: Span | None, long: Long) -> View:
         """The original's rule over the span, or all its frames merged to a memory; long: "frames" or "memory".
 
-        The last views are kept: what was prepared is not computed again for the question.
+        The last views are kept: what was prepared is not computed again for the question. None outlives a `forget`.
         """
         timeline = self.timeline
+        if self._forgets != timeline.forgets:
+            self._views, self._forgets = {}, timeline.forgets
         # Live, as many stretches of sound may come as go: the duration tells, whose end the span counts from anyway.
         key = (span, long, timeline.version, timeline.clip_count, timeline.duration)
-        if key not in self._views:
+        view = self._views.get(key)
+        if view is None:
             while len(self._views) >= _VIEWS_KEPT:
                 del self._views[next(iter(self._views))]
-            self._views[key] = self._look(span, long)
-        return self._views[key]
+            view = self._views[key] = self._look(span, long)
+        return view
 
     def _look(self, span: Span | None, long: Long) -> View:
         frames = self.timeline.choose_frames(self._spec.video.num_frames, span)

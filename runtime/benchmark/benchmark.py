@@ -31,6 +31,7 @@ from ..placement import place
 from ..plan import kv_bytes
 from ..spec import ModelSpec
 from ..timeline import Timeline
+from ..times import ms_since
 from ..types import Float32, Frame, Samples
 from .flops import audio_flops, clip_flops, frame_flops, video_flops
 from .limits import Limits, measure_limits
@@ -256,7 +257,7 @@ def _ready_ms(setup: Setup, work: Path) -> float:
     started = time.perf_counter()
     with _opened(setup, work) as engine:
         engine.index(work / _CLIP, fps=1.0)
-        return _since(started)
+        return ms_since(started)
 
 
 def _steps(engine: Engine) -> list[tuple[str, float, Callable[[], object]]]:
@@ -293,7 +294,7 @@ def _decode_ms(spec: ModelSpec, clip: Path) -> float:
     wanted = range(0, len(info.frame_times), RATE)
     started = time.perf_counter()
     taken = sum(1 for _ in read_frames(info, wanted, spec.video.image_size))
-    return _since(started) / taken
+    return ms_since(started) / taken
 
 
 def _first_tokens(
@@ -322,7 +323,7 @@ def _first_token(chat: Chat, spec: ModelSpec, question: str) -> tuple[float, int
     started = time.perf_counter()
     *_, last = chat.ask(question, sampling=sampling, seed=0)
     assert last.usage is not None
-    return _since(started), last.usage.prompt_tokens
+    return ms_since(started), last.usage.prompt_tokens
 
 
 def _read_prompt(backbone: Backbone) -> None:
@@ -358,9 +359,5 @@ def _median_ms(call: Callable[[], object], seconds: float, *, warm: bool = True)
     while len(times) < _LEAST_ROUNDS or time.perf_counter() < end:
         started = time.perf_counter()
         call()
-        times.append(_since(started))
+        times.append(ms_since(started))
     return statistics.median(times)
-
-
-def _since(started: float) -> float:
-    return (time.perf_counter() - started) * 1000

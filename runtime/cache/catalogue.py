@@ -10,9 +10,10 @@ from pathlib import Path
 
 from ..errors import FileError, SpecError
 from ..files import replace_file
+from ..llm.prefixes import prefixes_dir
 from ..lock import locked
-from .content import identify, is_unchanged, recall
-from .saved import ABOUT, About, files, read_about, read_saved, reading, timelines_dir
+from .content import contents_dir, identify, is_unchanged, recall, recorded
+from .saved import ABOUT, CONTENT_DIGITS, About, files, read_about, read_saved, reading, timelines_dir
 from .store import LOCK
 
 _SHORT_ID = 4  # characters of an id that say which one is meant
@@ -98,7 +99,7 @@ def find_entries(what: str) -> list[Entry]:
         found = [entry for entry in entries if entry.id.startswith(what)]
     path = Path(what)
     if not found:
-        content = identify(path).sha256 if os.path.isfile(path) else recall(path)
+        content = identify(path, remember=False).sha256 if os.path.isfile(path) else recall(path)
         found = [entry for entry in entries if entry.about and entry.about.content == content]
     if not found:
         found = [entry for entry in entries if entry.about and entry.about.path == os.path.realpath(path)]
@@ -108,25 +109,54 @@ def find_entries(what: str) -> list[Entry]:
 
 
 def remove_entry(entry: Entry) -> None:
-    """Delete a saved timeline, or nothing of it.
+    """Delete a saved timeline, or nothing of it; before that, what `remove_traces` does of its clip.
 
     Raises:
         FileError: another process is writing it, or uses it and the system keeps what is used; or it cannot be deleted.
     """
+    content = entry.id.partition("-")[0]
     try:
         if not os.path.isdir(entry.folder):
+            remove_traces(content)
             entry.folder.unlink()
             return
         with locked(entry.folder / LOCK, lambda process: False) as held:
             if not held:
                 raise FileError(f"{entry.id}: is being indexed by another process; stop that, or wait for it")
+            remove_traces(content)
             for path in _set_aside(entry.folder):
                 path.unlink()
         shutil.rmtree(entry.folder)
     except OSError as error:
-        raise FileError(
-            f"{entry.folder}: cannot be deleted ({error.strerror}); end what uses it, or check its permissions"
-        ) from error
+        raise _undeletable(entry.folder, error) from error
+
+
+def remove_traces(content: str | None = None) -> None:
+    """Delete what is kept of clips beside their timelines: which path they had, and what a language model read of them.
+
+    Args:
+        content: what a clip's id begins with, the first `CONTENT_DIGITS` of its sha256; None: of all clips.
+
+    Raises:
+        FileError: one cannot be deleted.
+    """
+    for path in _traces(content):
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise _undeletable(path, error) from error
+
+
+def _traces(content: str | None) -> list[Path]:
+    records, prefixes = contents_dir(), prefixes_dir()
+    with reading(records):
+        found = [path for path in files(records) if content in (None, (recorded(path) or "")[:CONTENT_DIGITS])]
+    with reading(prefixes):
+        return [*found, *(path for path in files(prefixes) if content in (None, path.name.partition("-")[0]))]
+
+
+def _undeletable(path: Path, error: OSError) -> FileError:
+    return FileError(f"{path}: cannot be deleted ({error.strerror}); end what uses it, or check its permissions")
 
 
 def _set_aside(folder: Path) -> list[Path]:

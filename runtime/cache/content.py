@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISREG
 
-from ..bundle import cache_dir, hash_file
+from ..bundle import cache_dir
 from ..errors import MediaError, MissingFileError
 from ..files import write_whole
+from ..manifest import hash_file
 
 _SETTLED_NS = 2_000_000_000  # a file changed later than that before it was hashed may change again unseen
 
@@ -37,8 +38,11 @@ class Content:
             raise MediaError(f"{self.path}: was changed while it was read; run this again when it is complete")
 
 
-def identify(path: Path) -> Content:
+def identify(path: Path, *, remember: bool = True) -> Content:
     """The content of a file; hashed only if path, size or time of the last change are new.
+
+    Args:
+        remember: write down what was hashed, with the path.
 
     Raises:
         MediaError: it is no file, cannot be read, or is changed while it is hashed.
@@ -54,14 +58,24 @@ def identify(path: Path) -> Content:
     except MissingFileError as error:
         raise MediaError(str(error)) from error
     content.check()
-    if now - mtime_ns > _SETTLED_NS:
+    if remember and now - mtime_ns > _SETTLED_NS:
         _remember(memory, content)
     return content
 
 
 def recall(path: Path) -> str | None:
     """The sha256 that a path had when it was last hashed, also if it is no longer there."""
-    known = _recall(_memory(path))
+    return recorded(_memory(path))
+
+
+def contents_dir() -> Path:
+    """Where it is written down which path had which content, a file each."""
+    return cache_dir() / "contents"
+
+
+def recorded(record: Path) -> str | None:
+    """The sha256 that a file of `contents_dir` tells; None: it is of no use."""
+    known = _recall(record)
     return known.sha256 if known else None
 
 
@@ -87,7 +101,7 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 def _memory(path: Path) -> Path:
     real = os.path.realpath(path)  # `resolve` raises where links lead in a circle
-    return cache_dir() / "contents" / f"{hashlib.sha256(os.fsencode(real)).hexdigest()[:32]}.json"
+    return contents_dir() / f"{hashlib.sha256(os.fsencode(real)).hexdigest()[:32]}.json"
 
 
 def _recall(memory: Path) -> Content | None:

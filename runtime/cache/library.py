@@ -20,7 +20,7 @@ from ..memory import Memory
 from ..remembered import read_remembered, start_memory
 from ..spec import ModelSpec
 from ..timeline import Timeline
-from ..times import check_span
+from ..times import check_span, ms_since
 from .content import Content, identify
 from .saved import About, Saved
 from .saver import Note, Saver, remembered_of
@@ -70,6 +70,8 @@ class Library:
         info = _info(content)
         content.check()
         _check_use(path, info.kind, info.duration, need, self.bundle.spec)
+        if need.audio and info.tracks > 1:
+            note(f"{path}: of its {info.tracks} sound tracks the one that plays by itself is heard")
         timeline = found or timeline or _from_info(info, content, self.bundle)
         saver = Saver(timeline, content, self.bundle, must_save, note)
         with ExitStack() as stack:
@@ -80,7 +82,7 @@ class Library:
                 saver.give_up(error)
             needed = self._complete(info, store, need, saver, progress)
         timeline.encoded, timeline.shared = needed - saver.shared, saver.shared
-        timeline.encode_ms = (time.perf_counter() - started) * 1000.0
+        timeline.encode_ms = ms_since(started)
         return timeline
 
     def _found(self, content: Content, store: Store, need: Need, timeline: Timeline | None) -> Timeline | None:

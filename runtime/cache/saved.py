@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +19,10 @@ from ..bundle import cache_dir
 from ..chunk import Chunk, open_chunk
 from ..errors import FileError
 from ..timeline import ClipFeature, FrameFeature, Timeline
+from ..types import Modality
 
 SCHEMA = 3
+CONTENT_DIGITS = 32  # of a file's sha256, that the id of its timeline begins with
 ABOUT = "about.json"
 MORE_FILES = "allow more open files" if os.name == "nt" else "allow more open files with `ulimit -n`"
 _RANKS = {
@@ -60,7 +62,7 @@ class About:
     schema: int
     model: str
     content: str
-    kind: Literal["video", "audio", "image"]
+    kind: Modality
     length: int
     duration: float
     frame_rate: float
@@ -160,7 +162,7 @@ def timelines_dir() -> Path:
 
 def timeline_folder(content: str, model: str) -> Path:
     """Where the timeline of a content (sha256) and of encoders (`Bundle.encoders_hash`) is saved, or would be."""
-    return timelines_dir() / f"{content[:32]}-{model[:16]}"
+    return timelines_dir() / f"{content[:CONTENT_DIGITS]}-{model[:16]}"
 
 
 def read_saved(folder: Path, model: str, content: str) -> Saved:

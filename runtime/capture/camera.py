@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DeviceError
-from ..media import Stretcher
+from ..scaling import Stretcher
 from ..types import Frame
 from .cameras import find_video
 from .clock import Clock

@@ -13,8 +13,8 @@ def made(start: int) -> Timeline:
     timeline = Timeline("model", "content", "video", 80, 8.0, 10.0, sound=True)
     for index in range(80):
         timeline.add_frame(FrameFeature(index, index / 10, np.full((2, 3), start + index, np.float16)))
-    for number in range(4):
-        timeline.add_clip(ClipFeature(number, number + 2, np.full(5, start + number, np.float16)), whole=True)
+    clips = (ClipFeature(number, number + 2, np.full(5, start + number, np.float16)) for number in range(4))
+    timeline.replace_whole_clips(tuple(clips))
     return timeline
 
 

@@ -10,19 +10,9 @@ import pytest
 from safetensors.numpy import save_file
 
 from tests.conftest import needs_links
-from vllama.runtime import bundle
-from vllama.runtime.bundle import (
-    POSITIONS,
-    FileRecord,
-    Manifest,
-    find_bundle,
-    hash_file,
-    open_bundle,
-    read_manifest,
-    shipped_bundle,
-    write_manifest,
-)
-from vllama.runtime.errors import ChecksumError, FileError, MissingFileError, ModelNotFoundError
+from vllama.runtime.bundle import POSITIONS, find_bundle, open_bundle, shipped_bundle
+from vllama.runtime.errors import ChecksumError, FileError, ModelNotFoundError
+from vllama.runtime.manifest import Manifest, hash_file, read_manifest, write_manifest
 from vllama.runtime.spec import ModelSpec, spec_to_dict
 
 
@@ -79,31 +69,13 @@ def test_encoders_hash_depends_on_graphs_and_preprocessing(folder: Path) -> None
     assert len({before, changed_spec, open_bundle(folder).encoders_hash}) == 3
 
 
-def test_manifest_that_cannot_be_written_leaves_no_half_of_it(folder: Path) -> None:
-    manifest = read_manifest(folder)
-    (folder / "manifest.json").unlink()
-    (folder / "manifest.json").mkdir()  # which no file can replace
-    with pytest.raises(OSError, match=r"manifest\.json"):
-        write_manifest(folder, manifest)
-    assert not list(folder.glob("*.part"))
-
-
 def test_bundle_is_found_by_folder_and_by_name(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLAMA_MODELS", str(tmp_path))
     assert find_bundle(folder) == folder
     assert find_bundle("bundle") == folder
     assert find_bundle() == folder
-    with pytest.raises(ModelNotFoundError, match="vllama export other"):
+    with pytest.raises(ModelNotFoundError, match="there are miniature, bundle; `vllama export` makes"):
         find_bundle("other")
-
-
-def test_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    with pytest.raises(MissingFileError, match="none"):
-        hash_file(tmp_path / "none")
-    (tmp_path / "one").write_bytes(b"abc")
-    assert hash_file(tmp_path / "one") == FileRecord(
-        3, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    )
 
 
 def test_a_language_model_is_looked_through_when_it_is_verified_and_never_again(folder: Path) -> None:
@@ -140,23 +112,8 @@ def _spoil(gguf: Path, scale: bytes) -> None:
     gguf.write_bytes(data)
 
 
-@pytest.mark.parametrize(
-    ("field", "value", "said"),
-    [
-        ("precision", {"llm": "F32"}, "no precision of frames"),
-        ("precision", {"frames": "fp32"}, "no precision of llm"),
-        ("llm", "other.gguf", "llm is 'other.gguf', which is not among its files"),
-    ],
-)
-def test_manifest_that_lacks_what_is_used_is_none(folder: Path, field: str, value: object, said: str) -> None:
-    table = json.loads((folder / "manifest.json").read_text())
-    (folder / "manifest.json").write_text(json.dumps({**table, field: value}))
-    with pytest.raises(FileError, match=rf"not a vllama manifest \({said}\); export the model again"):
-        read_manifest(folder)
-
-
 def test_hashing_is_told_piece_by_piece(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bundle, "_CHUNK", 16)
+    monkeypatch.setattr("vllama.runtime.manifest._CHUNK", 16)
     told: list[tuple[int, int]] = []
     open_bundle(folder, lambda done, total: told.append((done, total)))
     total = sum(record.bytes for record in read_manifest(folder).files.values())
@@ -170,6 +127,24 @@ def test_place_of_models_that_is_a_file_is_none(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("VLLAMA_MODELS", str(tmp_path / "models"))
     with pytest.raises(FileError, match=r"models: is no folder; set VLLAMA_MODELS to one"):
         find_bundle()
+
+
+@pytest.mark.parametrize(
+    ("name", "instead"),
+    [
+        ("video-llama-2-7b-chat", "make it: `vllama export video-llama-2-7b-chat --weights DIR`"),
+        ("llama", "there are miniature, mine; `vllama export` makes those that models.toml names"),
+    ],
+)
+def test_what_can_be_made_is_told_from_what_nobody_knows(
+    name: str, instead: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "models").mkdir()
+    folder.rename(tmp_path / "models" / "mine")
+    monkeypatch.setenv("VLLAMA_MODELS", str(tmp_path / "models"))
+    with pytest.raises(ModelNotFoundError) as error:
+        find_bundle(name)
+    assert str(error.value) == f"no bundle {name!r} here or in {tmp_path / 'models'}; {instead}"
 
 
 @pytest.mark.parametrize("name", [pytest.param("loop", marks=needs_links), "a\0b"])

@@ -9,15 +9,8 @@ import pytest
 
 from vllama.runtime.errors import MediaError
 from vllama.runtime.fbank import clip_bounds, clip_fbanks, fbank
-from vllama.runtime.spec import AudioSpec, find_spec
+from vllama.runtime.spec import AudioSpec
 from vllama.runtime.types import Samples
-
-
-@pytest.fixture
-def audio() -> AudioSpec:
-    spec = find_spec("video-llama-2-7b-chat").audio
-    assert spec is not None
-    return spec
 
 
 def by_recipe(samples: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ import gc
 import struct
 import sys
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
@@ -286,6 +287,30 @@ def test_sound_that_starts_later_is_on_the_clock_of_the_picture(name: str, tmp_p
     assert loud.start + loud.data[0].argmax() / 16000 == pytest.approx(1.5, abs=2e-3)
 
 
+@pytest.mark.parametrize(("gap", "filled"), [(0.05, 0.0), (2.5, 2.5), (4000.0, 0.0)])
+def test_what_sounds_after_a_gap_is_heard_in_its_time(gap: float, filled: float, tmp_path: Path) -> None:
+    """Less than a tenth of a second is rounding, more than an hour a clock that was set."""
+    path = tmp_path / "gap.mkv"
+    with av.open(path, "w") as container:
+        stream = container.add_stream("pcm_s16le", 16000, layout="mono")
+        for part in range(4):
+            frame = av.AudioFrame.from_ndarray(np.full((1, 16000), 8192, np.int16), "s16", "mono")
+            frame.sample_rate, frame.time_base = 16000, Fraction(1, 16000)
+            frame.pts = round(16000 * (part + gap * (part >= 2)))
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    blocks = list(read_sound(probe(path)))
+    assert max(block.data.shape[1] for block in blocks) <= 16000
+    sound = np.concatenate([block.data[0] for block in blocks])
+    assert sound.size == 16000 * (4 + filled)
+    quiet = np.flatnonzero(sound == 0.0) / 16000
+    assert quiet.size == 16000 * filled
+    assert (quiet >= 2.0).all()
+    assert (quiet < 2.0 + filled).all()
+    for one, other in pairwise(blocks):
+        assert other.start == pytest.approx(one.end)
+
+
 def test_picture_that_starts_later_is_on_the_clock_of_the_sound(tmp_path: Path) -> None:
     ticks = [1500 + 100 * number for number in range(20)]
     path = write(tmp_path / "late.mkv", 20, tone(2, 16000, 1), ticks=ticks, audio="flac", rate=16000, layout="mono")
@@ -344,7 +369,7 @@ def test_time_and_sound_come_from_the_same_one_of_two_tracks(tmp_path: Path) -> 
         container.mux(picture.encode(av.VideoFrame.from_ndarray(numbered(1, 64, 64), "rgb24")) + picture.encode())
     info = probe(path)
     assert info.sound_start == pytest.approx(1.0, abs=1e-3)
-    assert len(heard(info)) == 2
+    assert (len(heard(info)), info.tracks) == (2, 2)
 
 
 @pytest.mark.parametrize(
@@ -405,6 +430,11 @@ def test_a_text_is_no_clip_whatever_it_is_called(name: str, content: bytes, tmp_
     (tmp_path / name).write_bytes(content)
     with pytest.raises(MediaError, match=name):
         probe(tmp_path / name)
+
+
+def test_tracks_of_sound_are_counted(tmp_path: Path) -> None:
+    assert probe(write(tmp_path / "one.mp4", 5, tone(1, 44100))).tracks == 1
+    assert probe(write(tmp_path / "none.mp4", 5)).tracks == 0
 
 
 def test_sound_that_changes_its_form_is_refused(tmp_path: Path) -> None:

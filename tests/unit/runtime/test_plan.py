@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from vllama.runtime.bundle import EngineRecord, open_bundle, shipped_bundle
+from vllama.runtime.bundle import open_bundle, shipped_bundle
 from vllama.runtime.llm.llama_context import UBATCH_CPU, Kv
 from vllama.runtime.llm.llm_file import LlmFacts, read_llm_facts
 from vllama.runtime.machine import GpuMemory
+from vllama.runtime.manifest import EngineRecord
 from vllama.runtime.plan import (
     GraphNeed,
     compute_bytes,
@@ -213,4 +214,4 @@ def test_features_of_an_hour_are_pictures_and_half_overlapping_sound() -> None:
     picture = spec.video.qformer.query_tokens * spec.video.qformer.hidden_size
     sounds = 3600 / spec.audio.clip_seconds * 2 * spec.audio.encoder.output_size
     assert features_per_hour(spec, 2) == 2 * (3600 * picture + sounds)
-    assert features_per_hour(spec, 4, fps=0.5) == 4 * (1800 * picture + sounds)
+    assert features_per_hour(spec, 4) == 4 * (3600 * picture + sounds)

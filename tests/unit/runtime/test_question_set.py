@@ -57,7 +57,7 @@ def test_a_line_that_is_no_question_is_named_by_its_number(folder: Path, row: ob
 @pytest.mark.parametrize(
     ("field", "value"),
     [("answer", ""), ("answer", "?!"), ("key", []), ("key", [""]), ("key", ["light red"]), ("rivals", ["?"]),
-     ("question", " "), ("kind", "all"), ("kind", "")],
+     ("question", " "), ("kind", "all"), ("kind", ""), ("rival", ["red"])],
 )  # fmt: skip
 def test_what_would_make_a_figure_wrong_is_refused_by_its_name(folder: Path, field: str, value: object) -> None:
     row = {"video": "clips/1.mp4", "question": "q", "answer": "a", field: value}

@@ -47,7 +47,7 @@ def test_entries_of_another_file_win(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_entry_is_refused_by_field(tmp_path: Path, change: str, said: str) -> None:
-    entry = {"source": '"x"', "weights": '"x"', "license": '"x"', "video": '"eva-vit-g"', "llm": '"llama-2-7b"',
+    entry = {"source": '"x"', "weights": '"x"', "license": '"x"', "video": '"eva-vit-g"', "llm": '"llama-7b"',
              "prompt": '"vicuna"', "messages": '"video-llama"', "files": '{vl={name="a"}, llm={name="b"}}'}  # fmt: skip
     key, _, value = change.partition(" = ")
     if said == "weights":
@@ -64,7 +64,7 @@ def test_wrong_entry_is_refused_by_field(tmp_path: Path, change: str, said: str)
 def test_audio_part_without_its_branch_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "models.toml"
     path.write_text(
-        '[models.mine]\nsource="x"\nweights="x"\nlicense="x"\nvideo="eva-vit-g"\naudio="imagebind-huge"\nllm="llama-2-7b"\n'
+        '[models.mine]\nsource="x"\nweights="x"\nlicense="x"\nvideo="eva-vit-g"\naudio="imagebind-huge"\nllm="llama-7b"\n'
         'prompt="vicuna"\nmessages="video-llama"\nfiles={vl={name="a"}, llm={name="b"}}\n'
     )
     with pytest.raises(SpecError, match=r"no files\.al"):

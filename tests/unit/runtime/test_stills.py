@@ -131,6 +131,16 @@ def test_a_moving_picture_that_cannot_be_read_is_not_taken_for_its_first_frame(t
         probe(path)
 
 
+@pytest.mark.parametrize("name", ["camera.jpg", "pages.tiff"])
+def test_of_a_photo_with_a_preview_and_of_pages_the_first_is_the_picture(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    first, second = Image.new("RGB", (64, 48), "red"), Image.new("RGB", (32, 24), "blue")
+    first.save(path, "MPO" if path.suffix == ".jpg" else None, save_all=True, append_images=[second])
+    assert is_still(path)
+    pixels = read_still(path, 8).astype(int)
+    assert np.abs(pixels - [255, 0, 0]).max() < 8
+
+
 def test_a_heic_photo_is_named_and_not_read_as_one_of_its_tiles(tmp_path: Path) -> None:
     path = tmp_path / "IMG_0001.HEIC"
     path.write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100))

@@ -45,12 +45,13 @@ def test_empty_timeline_shows_nothing() -> None:
 
 def test_whole_clip_hears_the_clips_of_the_rule_in_their_order() -> None:
     timeline = _timeline([])
-    for start in (0.0, 0.5, 1.0):
-        timeline.add_clip(ClipFeature(start, start + 2.0, np.zeros(4, np.float16)), whole=True)
+    whole = [ClipFeature(start, start + 2.0, np.zeros(4, np.float16)) for start in (0.0, 0.5, 1.0)]
+    timeline.replace_whole_clips(tuple(whole))
     timeline.add_clip(ClipFeature(6.0, 8.0, np.ones(4, np.float16)), whole=False)
     assert [c.start for c in timeline.choose_clips(3, 2.0)] == [0.0, 0.5, 1.0]
     assert [c.start for c in timeline.choose_clips(3, 2.0, Span(5.0, 8.0))] == [6.0, 6.0, 6.0]
     assert [c.start for c in timeline.choose_clips(2, 2.0, Span(0.0, 4.0))] == [0.0, 1.0]
+    assert timeline.choose_clips(3, 2.0, Span(3.5, 5.5)) == [], "there is no sound"
 
 
 def test_unbounded_timeline_keeps_everything() -> None:
@@ -75,15 +76,27 @@ def test_picture_that_is_added_later_is_chosen() -> None:
 
 def test_forgotten_span_is_not_seen_nor_heard() -> None:
     timeline = _timeline(list(range(0, 100, 10)))
-    for start in (0.0, 3.0, 6.0):
-        timeline.add_clip(ClipFeature(start, start + 2.0, np.zeros(4, np.float16)), whole=True)
-        timeline.add_clip(ClipFeature(start, start + 2.0, np.zeros(4, np.float16)), whole=False)
+    clips = tuple(ClipFeature(start, start + 2.0, np.zeros(4, np.float16)) for start in (0.0, 3.0, 6.0))
+    timeline.replace_whole_clips(clips)
+    for clip in clips:
+        timeline.add_clip(clip, whole=False)
     timeline.remembered = Remembered(np.zeros((2, 3), np.float32), (0.0,), 10)
     timeline.forget(Span(3.0, 5.0))
     assert timeline.remembered is None
     assert [f.index for f in timeline.frames_in()] == [0, 10, 20, 60, 70, 80, 90]
     assert [c.start for c in timeline.choose_clips(3, 2.0)] == [0.0, 6.0]
     assert timeline.clip_count == 4
+
+
+def test_each_time_that_is_given_up_is_counted_whatever_is_left_of_it() -> None:
+    timeline = _timeline([0, 10])
+    timeline.replace_whole_clips((ClipFeature(4.0, 6.0, np.zeros(4, np.float16)),))
+    timeline.add_clip(ClipFeature(7.0, 9.0, np.zeros(4, np.float16)), whole=False)
+    counts = []
+    for span in (Span(2.0, 3.0), Span(0.5, 1.5), Span(0.5, 1.5), Span(5.0, 5.5), Span(8.0, 9.0), Span(0.0, 10.0)):
+        timeline.forget(span)
+        counts.append(timeline.forgets)
+    assert counts == [1, 2, 3, 4, 5, 6]
 
 
 def test_nearest_is_the_first_of_several_as_near() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Literal
 
@@ -109,6 +110,16 @@ def test_what_was_looked_at_is_not_looked_at_again_until_something_came(
         assert viewer.look(None, "frames") is before
         come()
         assert viewer.look(None, "frames") is not before
+
+
+def test_no_view_outlives_what_it_was_made_of(made: Made) -> None:
+    viewer = made(8)
+    gone = weakref.ref(viewer.look(Span(0.0, 2.0), "frames"))
+    viewer.look(Span(2.5, 4.0), "frames")
+    assert gone() is not None
+    viewer.timeline.forget(Span(0.0, 1.0))
+    assert viewer.look(Span(0.0, 2.0), "frames").frame_times == (1.5,)
+    assert gone() is None
 
 
 def test_no_more_than_the_last_views_are_kept(made: Made) -> None:

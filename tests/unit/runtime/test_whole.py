@@ -46,3 +46,11 @@ def test_stream_that_ends_a_quarter_of_a_second_too_soon_was_cut(container: Any)
         check_seconds(Path("clip"), container, {0: 4.7})
     container.format.name = "mpegts"
     check_seconds(Path("clip"), container, {0: 1.0})
+
+
+def test_matroska_counts_hours_and_minutes() -> None:
+    container = _container("matroska,webm", duration=None, start_time=0)
+    container.streams[0].metadata["DURATION"] = "01:02:05.500000000"
+    check_seconds(Path("clip"), container, {0: 3725.4})
+    with pytest.raises(DecodeError, match=r"lasts until 3725\.5 s and ends after 3725\.2 s"):
+        check_seconds(Path("clip"), container, {0: 3725.2})

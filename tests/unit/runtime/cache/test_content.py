@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import needs_links
-from vllama.runtime.bundle import FileRecord, hash_file
 from vllama.runtime.cache import content
+from vllama.runtime.cache.catalogue import find_entries
 from vllama.runtime.cache.content import identify, is_unchanged, recall
-from vllama.runtime.errors import MediaError
+from vllama.runtime.errors import MediaError, SpecError
+from vllama.runtime.manifest import FileRecord, hash_file
 
 _TICK = 100 if sys.platform == "win32" else 1  # ns: the finest step that the system keeps
 
@@ -66,6 +67,13 @@ def test_damaged_memory_costs_a_hash(file: Path, hashed: list[Path], tmp_path: P
     memory.write_text("{")
     assert identify(file).sha256 == sha256(b"one").hexdigest()
     assert len(hashed) == 2
+
+
+def test_what_is_only_looked_for_is_not_written_down(file: Path, tmp_path: Path) -> None:
+    assert identify(file, remember=False).sha256 == sha256(b"one").hexdigest()
+    with pytest.raises(SpecError, match="no timeline"):
+        find_entries(str(file))
+    assert not (tmp_path / "cache").exists()
 
 
 def test_change_while_it_is_used_is_noticed(file: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 from vllama.runtime import lock
-from vllama.runtime.cache.catalogue import find_entries, list_entries, remove_entry
+from vllama.runtime.cache.catalogue import find_entries, list_entries, remove_entry, remove_traces
 from vllama.runtime.cache.saved import ABOUT, SCHEMA, About, Saved
 from vllama.runtime.cache.store import LOCK, MOST_SMALL, Store
 from vllama.runtime.chunk import Chunk
@@ -100,7 +101,7 @@ def test_many_chunks_become_one_with_the_same_features(store: Store) -> None:
         store.compact(1)
     assert len(store.read().chunks) == 1
     assert _held(store) == before
-    assert _filled(store.read()).whole_clip_count == 2
+    assert len(_filled(store.read()).whole_clips) == 2
 
 
 class _Crash(BaseException):
@@ -164,7 +165,6 @@ def test_pictures_that_show_nothing_new_share_the_features_on_disk_and_in_memory
     assert frames[0].features is frames[1].features
     assert frames[2].features is frames[3].features is frames[4].features
     assert [entry.shared for entry in list_entries()] == [0]  # without a description nothing is known of it
-    assert _filled(saved).shared_count == 3
 
 
 @pytest.mark.parametrize("first", [True, False])
@@ -226,7 +226,7 @@ def test_stretches_of_the_whole_clip_rule_are_all_of_use_or_none(store: Store) -
         (chunk,) = store.read().chunks
         _damage(chunk, "clip_features", 2)
         timeline = _filled(store.read())
-        assert (timeline.whole_clip_count, timeline.has_clip(5.0)) == (0, True)
+        assert (timeline.whole_clips, timeline.has_clip(5.0)) == ((), True)
         store.repair(chunk)
     assert (store.read().clips, store.read().damaged()) == (1, [])
 
@@ -380,6 +380,32 @@ def test_saved_timelines_are_listed_found_and_deleted(store: Store, tmp_path: Pa
     for entry in entries.values():
         remove_entry(entry)
     assert list_entries() == []
+
+
+def test_what_is_kept_beside_a_timeline_goes_with_it_or_neither(store: Store, tmp_path: Path) -> None:
+    _three_chunks(store)
+    contents, prefixes = tmp_path / "cache" / "contents", tmp_path / "cache" / "prefixes"
+    record = {"path": "/clips/kitchen.mp4", "bytes": 1, "mtime_ns": 2}
+    for folder in (contents, prefixes):
+        folder.mkdir()
+    for name, content in (("mine", _CONTENT), ("copy", _CONTENT), ("other", "d" * 64)):
+        (contents / f"{name}.json").write_text(json.dumps({**record, "sha256": content}))
+    mine = f"{_CONTENT[:32]}-1.safetensors"
+    for name in (mine, f"{mine}.1.part", f"{'d' * 32}-1.safetensors"):
+        (prefixes / name).touch()
+    stuck = prefixes / f"{_CONTENT[:32]}-2.safetensors"
+    stuck.mkdir()
+    (entry,) = list_entries()
+    with pytest.raises(FileError, match=re.escape(f"{stuck}: cannot be deleted (")):
+        remove_entry(entry)
+    assert list_entries() == [entry]
+    stuck.rmdir()
+    remove_entry(entry)
+    assert [path.name for path in (*contents.iterdir(), *prefixes.iterdir())] == [
+        "other.json", f"{'d' * 32}-1.safetensors",
+    ]  # fmt: skip
+    remove_traces()
+    assert [*contents.iterdir(), *prefixes.iterdir()] == []
 
 
 def test_unfinished_timeline_is_listed_as_such(store: Store) -> None:

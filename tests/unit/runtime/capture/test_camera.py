@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import gc
 import sys
 import threading
 import time
@@ -19,12 +18,13 @@ import pytest
 
 from tests.live.mjpeg import MjpegServer
 from tests.live.rtsp import RtspServer
+from tests.live.waiting import until
 from vllama.runtime.capture import camera as module
 from vllama.runtime.capture.camera import Camera, _Backlog
 from vllama.runtime.capture.clock import Clock
 from vllama.runtime.capture.video_source import VideoSource
 from vllama.runtime.errors import DeviceError
-from vllama.runtime.media import Stretcher, probe, read_frames
+from vllama.runtime.media import probe, read_frames
 from vllama.runtime.types import Frame
 
 SIZE = 64
@@ -85,13 +85,6 @@ def newest(camera: Camera, after: int = -1) -> Frame:
     frame = camera.newest(after, PATIENCE)
     assert frame is not None, camera.status
     return frame
-
-
-def until(true: Callable[[], object]) -> None:
-    end = time.monotonic() + PATIENCE
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def shown(pixels: np.ndarray) -> int:
@@ -335,17 +328,3 @@ def test_a_pause_and_a_long_run_without_waiting_are_taken_for_a_backlog() -> Non
 def test_a_camera_of_one_picture_a_second_is_seen() -> None:
     backlog = _Backlog()
     assert [backlog.fresh(float(number), 0.99) for number in range(6)] == [False, *[True] * 5]
-
-
-def test_stretching_pictures_leaves_nothing_for_the_collector() -> None:
-    stretch, pixels = Stretcher(SIZE), np.zeros((480, 640, 3), np.uint8)
-    stretch(pixels)
-    gc.collect()
-    gc.disable()
-    try:
-        for _ in range(20):
-            stretch(pixels)
-        left = gc.collect()
-    finally:
-        gc.enable()
-    assert left < 20  # a megabyte each otherwise, for as long as the collector likes

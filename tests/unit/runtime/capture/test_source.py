@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
 
+from tests.live.waiting import until
 from vllama.runtime.capture.clock import Clock
 from vllama.runtime.capture.source import EndedError, Source
 from vllama.runtime.errors import DeviceError
-
-PATIENCE = 20.0
 
 
 class Tap(Source):
@@ -43,13 +41,6 @@ class Tap(Source):
             raise EndedError("tap: ended")
         if happens == "drip":
             raise DeviceError("tap: ran dry; wait")
-
-
-def until(true: Callable[[], object]) -> None:
-    end = time.monotonic() + PATIENCE
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.005)
 
 
 def test_what_cannot_be_opened_at_the_start_is_an_error_and_leaves_no_thread() -> None:
