@@ -15,7 +15,6 @@ import platform
 import shutil
 import subprocess
 import sys
-from itertools import pairwise
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -42,21 +41,49 @@ def main(arguments: list[str]) -> int:
     if not arguments or arguments[0] not in ("vllama", "test"):
         print(__doc__)
         return 2
+    need_python()
     need_system()
     program, *rest = arguments
     if program == "vllama":
-        extras = ["cpu", *(["export"] if rest[:1] == ["export"] else []), *(["rtx"] if wants_tensorrt(rest) else [])]
-        install(",".join(extras))
+        install(",".join(["cpu", *extras(rest)]))
         return run("vllama", *rest)
     install("cpu,rtx,export,speech,dev")
     checks = CHECKS[:-1] if not rest else ()
     return next((code for check in checks if (code := run(*check))), 0) or run("pytest", *rest)
 
 
-def wants_tensorrt(arguments: list[str]) -> bool:
-    """Whether they, or the environment, ask for it; a question may be that word, too."""
-    named = "--engine=tensorrt" in arguments or ("--engine", "tensorrt") in pairwise(arguments)
-    return named or os.environ.get("VLLAMA_ENGINE") == "tensorrt"
+def extras(arguments: list[str]) -> list[str]:
+    """What a command needs beside the runtime; its words or the environment say so."""
+    command = arguments[:1]
+    needed: list[str] = []
+    if "--help" in arguments:
+        return needed
+    drawn = command == ["eval"] and value_of("--set", arguments) in (None, "mini", "foreign")
+    if command == ["export"] or drawn:
+        needed.append("export")
+    if (value_of("--engine", arguments) or os.environ.get("VLLAMA_ENGINE")) == "tensorrt":
+        needed.append("rtx")
+    model = value_of("--speech-model", arguments) or os.environ.get("VLLAMA_SPEECH_MODEL")
+    if command == ["chat"] and (model or "--speech" in arguments):
+        needed.append("speech")
+    return needed
+
+
+def value_of(option: str, arguments: list[str]) -> str | None:
+    """What stands behind an option the last time, after a space or a `=`."""
+    found = None
+    for place, word in enumerate(arguments):
+        name, equals, value = word.partition("=")
+        if name == option:
+            found = value if equals else "".join(arguments[place + 1 : place + 2])
+    return found
+
+
+def need_python() -> None:
+    """Refuse an older Python, which reads this file as well, before it makes a `.venv` of its own."""
+    if sys.version_info < (3, 11):  # noqa: UP036 - it is not yet known that it is not
+        how = "py -3.11" if os.name == "nt" else "python3.11"
+        sys.exit(f"vllama needs Python 3.11 or newer, this is {platform.python_version()}; run this with {how}")
 
 
 def install(extras: str) -> None:
@@ -75,12 +102,22 @@ def install(extras: str) -> None:
 def need_venv() -> None:
     """Make `.venv`, or what is missing of one whose making was interrupted: pip comes last."""
     if (BIN / ("pip.exe" if os.name == "nt" else "pip")).exists():
+        need_venv_python()
         return
     if sys.version_info[:2] != (3, 11):
         print(f"note: tested on Python 3.11, this is {sys.version.split()[0]}", file=sys.stderr)
     code = subprocess.run([sys.executable, "-m", "venv", str(VENV)], stdout=sys.stderr).returncode
     if code:
         sys.exit(f"{VENV} cannot be made ({code}); on Debian and Ubuntu: sudo apt-get install python3.11-venv")
+
+
+def need_venv_python() -> None:
+    """Name a `.venv` of an older Python, which pip would say on a page."""
+    settings = VENV / "pyvenv.cfg"
+    lines = settings.read_text("utf-8").splitlines() if settings.is_file() else []
+    version = next((line.partition("=")[2].strip() for line in lines if line.startswith("version")), "3.11")
+    if tuple(map(int, version.split(".")[:2])) < (3, 11):
+        sys.exit(f"{VENV} has Python {version}, and vllama needs 3.11 or newer; remove it and run the same command")
 
 
 def need_system() -> None:
@@ -107,8 +144,17 @@ def pip(*arguments: str) -> None:
         process.wait()  # it has heard it, too, and leaves nothing half
         raise
     if code:
-        paths = "; where a path was too long, set TEMP to a short folder, C:\\t" if os.name == "nt" else ""
-        sys.exit(f"pip failed ({code}); on a machine without a C++ compiler: {COMPILER.get(sys.platform, '')}{paths}")
+        sys.exit(f"pip failed ({code}); {pip_advice()}")
+
+
+def pip_advice() -> str:
+    """What to do about what pip has said; elsewhere than on Windows it was looked for a compiler before."""
+    if sys.platform != "win32":
+        return "mend what it names above and run the same command"
+    return (
+        f"where it found no C++ compiler: {COMPILER['win32']}; "
+        "where a path was too long: set TEMP to a short folder, C:\\t"
+    )
 
 
 def run(program: str, *arguments: str) -> int:

@@ -31,14 +31,20 @@ def _mend_streams() -> None:
     for name, errors in (("stdin", "replace"), ("stdout", "backslashreplace"), ("stderr", "backslashreplace")):
         stream = getattr(sys, name)
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(encoding=_encoding(stream), errors=errors)  # names of files may be no text
+            encoding = _encoding(stream, reads=name == "stdin")
+            stream.reconfigure(encoding=encoding, errors=errors)  # names of files may be no text
 
 
-def _encoding(stream: io.TextIOWrapper) -> str | None:
-    """UTF-8 for pipes and files on Windows, where Python takes the old code page, which JSON may not be in."""
-    if sys.platform == "win32" and not stream.isatty() and not os.environ.get("PYTHONIOENCODING"):
-        return "utf-8"
-    return None
+def _encoding(stream: io.TextIOWrapper, *, reads: bool) -> str | None:
+    """UTF-8 for pipes and files on Windows, where Python takes the old code page, which JSON may not be in.
+
+    What Windows' programs write into them begins with a mark, which is no part of what it says. None: as it is.
+    """
+    if stream.isatty():
+        return None
+    own = sys.platform == "win32" and not os.environ.get("PYTHONIOENCODING")
+    is_utf8 = own or stream.encoding.lower().replace("_", "-") == "utf-8"
+    return ("utf-8-sig" if reads else "utf-8") if is_utf8 else None
 
 
 if __name__ == "__main__":

@@ -24,7 +24,10 @@ from vllama.runtime.errors import (
 )
 from vllama.runtime.files import is_disk_full
 
-# The first that fits an error; README.md documents them.
+from .say import say
+from .version import own_version
+
+# The first that fits an error; docs/commands.md documents them.
 _EXIT_CODES: tuple[tuple[type[VllamaError], int], ...] = (
     (DiskFullError, 7),
     (ModelNotFoundError, 3),
@@ -125,7 +128,7 @@ def _is_unread(error: OSError) -> bool:
 def _fail(words: str, code: int) -> NoReturn:
     if words:
         try:
-            print(f"vllama: {' '.join(words.split())}", file=sys.stderr, flush=True)
+            say(words)
         except OSError:  # there is nowhere left to say it: the exit code does
             _discard(sys.stderr)
     sys.exit(code)
@@ -163,7 +166,5 @@ def _options(
 
 def _version(on: bool) -> None:
     if on:
-        from importlib.metadata import version  # slow to load
-
-        print(version("vllama"))
+        print(own_version())
         raise typer.Exit

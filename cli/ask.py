@@ -54,10 +54,11 @@ def ask(
     questions = list(_questions(question or ["-"]))
     span = make_span(start, end, last, at)
     fps = 1.0 if long in ("memory", "segments", "map") or span.is_moment else 0.0
+    drawing = options.Drawing(temperature, top_p, top_k, max_tokens)
     lines = JsonLines(record) if record else None
     with options.open_engine(model, device, runner, threads, gpu_layers, kv, ctx_size) as engine:
         options.say_if_miniature(engine)
-        sampling = options.sampling(engine.spec.llm.sampling, temperature, top_p, top_k, max_tokens)
+        sampling = drawing.over(engine.spec.llm.sampling)
         with encoding_bar() as encoding:
             timeline = engine.index(clip, fps=fps, span=span, audio=audio, note=options.note, progress=encoding)
         chat = engine.chat(timeline, audio=audio)
@@ -82,11 +83,11 @@ def ask(
 def _questions(given: list[str]) -> Iterator[str]:
     for text in given:
         if text != "-":
-            yield options.clean(text)
+            yield options.question(text)
         elif sys.stdin.isatty():
             raise SpecError("no question was given; write one after the clip, or pipe a line each into stdin")
         else:
-            lines = [options.clean(line.strip()) for line in sys.stdin if line.strip()]
+            lines = [options.question(line.strip()) for line in sys.stdin if line.strip()]
             if not lines:
                 raise SpecError("stdin holds no question; pipe a line each")
             yield from lines

@@ -35,8 +35,8 @@ def chat(
     ] = None,
     webcam: options.Webcam = None,
     mic: options.Mic = None,
-    window: options.Window = "10s",
-    memory: options.Memory = "256MB",
+    window: options.Window = None,
+    memory: options.Memory = None,
     model: options.Model = None,
     as_json: options.AsJson = False,
     fps: Annotated[
@@ -76,8 +76,13 @@ def chat(
         raise SpecError(f"{other} cannot stand beside --webcam or --mic; leave one of them out")
     if record is not None and summarise:
         raise SpecError("--record cannot stand beside --summarise, which no replay repeats; leave one of them out")
-    if live is None and (speech or aloud):
-        raise SpecError(f"{'--speech' if speech else '--aloud'} is for --webcam and --mic; leave it out")
+    of_live = {
+        "--window": window, "--memory": memory, "--speech": speech, "--speech-language": speech_language,
+        "--aloud": aloud, "--headphones": headphones,
+    }  # fmt: skip
+    if live is None and (given := next((name for name, value in of_live.items() if value not in (None, False)), None)):
+        raise SpecError(f"{given} is for --webcam and --mic; leave it out")
+    drawing = options.Drawing(temperature, top_p, top_k, max_tokens)
     lines = JsonLines(record) if record else None
     ears = Ears(
         Speech(speech_model, speech_language, speech, aloud, headphones),
@@ -85,8 +90,7 @@ def chat(
     )
     with options.open_engine(model, device, runner, threads, gpu_layers, kv, ctx_size) as engine:
         options.say_if_miniature(engine)
-        sampling = options.sampling(engine.spec.llm.sampling, temperature, top_p, top_k, max_tokens)
-        asking = Asking(sampling, seed, long, audio, as_json, summarise)
+        asking = Asking(drawing.over(engine.spec.llm.sampling), seed, long, audio, as_json, summarise)
         if live is not None:
             talk_live(engine, live, asking, ears)
         elif video is not None:

@@ -27,10 +27,12 @@ from vllama.runtime import (
     Engine,
     FileError,
     MediaError,
+    SpecError,
     Timeline,
     VllamaError,
 )
 from vllama.runtime.ablation import ABLATIONS
+from vllama.runtime.errors import extra
 from vllama.runtime.question_set import ALL, KnownAnswer, read_questions
 
 from . import options
@@ -39,6 +41,7 @@ from .render import counting_bar
 
 _AS_IT_IS = "as it is"
 _DRAWN = ("mini", "foreign")
+_CLIPS = 60
 _Z = 1.96  # of a 95 % interval
 Tally = dict[str, dict[str, list[bool]]]  # condition -> kind -> right or not
 
@@ -52,7 +55,9 @@ def evaluate(
             help="A JSONL file of questions, or 'mini': the miniature's held-out world, or 'foreign': what is outside.",
         ),
     ] = "mini",
-    clips: Annotated[int, typer.Option(min=2, help="How many clips are rendered and asked about.")] = 60,
+    clips: Annotated[
+        int | None, typer.Option(min=2, help="How many clips of a set are drawn and asked about. [default: 60]")
+    ] = None,
     ablations: Annotated[bool, typer.Option("--ablations", help="Also ask with frames and sound taken away.")] = False,
     details: Annotated[
         Path | None, typer.Option(help="Write every answer to this new JSONL file, as it comes.")
@@ -87,7 +92,9 @@ def evaluate(
 
 
 @contextmanager
-def _questions(name: str, clips: int) -> Iterator[list[KnownAnswer]]:
+def _questions(name: str, clips: int | None) -> Iterator[list[KnownAnswer]]:
+    if name not in _DRAWN and clips is not None:
+        raise SpecError(f"--clips is of the sets that are drawn, and {name} is a file; leave it out")
     if name not in _DRAWN:
         yield read_questions(Path(name))
         return
@@ -95,14 +102,14 @@ def _questions(name: str, clips: int) -> Iterator[list[KnownAnswer]]:
         from vllama.export.mini import held_out  # draws with torch, for these sets only
     except ImportError as error:
         raise BackendUnavailableError(
-            f"--set {name} draws its clips with torch ({error}); install `vllama[export]`"
+            f"--set {name} draws its clips with torch ({error}); install {extra('export')}"
         ) from error
     write = held_out.write_set if name == "mini" else held_out.write_foreign_set
     # Windows deletes no file that is mapped, as the cache is while an error passes here.
     with tempfile.TemporaryDirectory(prefix="vllama-eval-", ignore_cleanup_errors=True) as folder:
         os.environ["VLLAMA_CACHE"] = folder  # nobody asks about these clips again
         with counting_bar("rendering") as step:
-            rendered = write(Path(folder), clips, step)
+            rendered = write(Path(folder), clips or _CLIPS, step)
         yield read_questions(rendered)
 
 

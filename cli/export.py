@@ -11,6 +11,7 @@ from vllama.runtime.bundle import models_dir
 from vllama.runtime.errors import SpecError
 from vllama.runtime.spec import find_spec
 
+from . import options
 from .render import fidelity_table, part_bars
 
 
@@ -42,13 +43,13 @@ def export(
         typer.Option(help="Of --engine tensorrt: a compute capability, 8.9; again for more; default: all from 8.0 on."),
     ] = None,
     models: Annotated[Path | None, typer.Option(help="More entries, in the form of models.toml.")] = None,
-    threads: Annotated[int | None, typer.Option("--threads", "-t", min=1, help="CPU threads.")] = None,
+    threads: options.Threads = None,
 ) -> None:
     """Turn the published checkpoints of a model into a bundle that `vllama ask` opens."""
     spec = find_spec(model, models)
     if engine == "onnx" and (library or target):
         raise SpecError(f"{'--library' if library else '--target'} is for --engine tensorrt; add it, or leave this out")
-    from vllama.export import export_model  # torch is loaded for this command only
+    from vllama.export import export_model  # which this command alone needs
     from vllama.export.to_tensorrt import EngineOptions
 
     out = out or models_dir() / model

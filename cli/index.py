@@ -14,19 +14,21 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from vllama.runtime import Engine, MediaError, Timeline
+from vllama.runtime import MediaError, Timeline
 from vllama.runtime.cache.catalogue import saved_bytes
 from vllama.runtime.cache.saved import timeline_folder
 from vllama.runtime.times import clock
 
 from . import options
 from .indexed import ls, rm, show, size_text
-from .render import encoding_bar, verifying_bar
+from .render import encoding_bar
+from .say import one_line, say
 
 _MEDIA = {
-    ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".wmv", ".flv", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".3gp",
-    ".ogv", ".wav", ".mp3", ".m4a", ".aac", ".flac", ".ogg", ".oga", ".opus", ".wma", ".aiff", ".png", ".jpg", ".jpeg",
-    ".webp", ".bmp", ".tif", ".tiff",
+    ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".wmv", ".flv", ".mpg", ".mpeg", ".ts", ".mts", ".m2t", ".m2ts",
+    ".vob", ".mxf", ".3gp", ".3g2", ".ogv", ".gif", ".apng", ".wav", ".mp3", ".m4a", ".aac", ".ac3", ".flac", ".ogg",
+    ".oga", ".opus", ".mka", ".weba", ".wma", ".aif", ".aiff", ".caf", ".amr", ".png", ".jpg", ".jpeg", ".webp",
+    ".avif", ".heic", ".heif", ".bmp", ".ppm", ".tif", ".tiff",
 }  # fmt: skip
 _NAMED = 5  # skipped files that are named
 
@@ -71,15 +73,11 @@ def add(
     if len(problems) == 1 and not clips:
         raise problems[0]
     for problem in problems:
-        _say(problem)
+        say(problem)
     if not clips:
         raise typer.Exit(4)
-    with verifying_bar() as verifying:
-        engine = Engine.open(
-            model, device=device, runner=runner, threads=threads, answers=False, note=options.note, progress=verifying
-        )
     failed, total = len(problems), len(clips) + len(problems)
-    with engine:
+    with options.open_engine(model, device, runner, threads, answers=False) as engine:
         for clip in clips:
             started = time.perf_counter()
             try:
@@ -90,16 +88,16 @@ def add(
             except MediaError as error:
                 if total == 1:
                     raise
-                _say(error)
+                say(error)
                 failed += 1
             except KeyboardInterrupt:
-                print(f"vllama: {clip}: stopped; what is encoded is kept, the same command goes on", file=sys.stderr)
+                say(f"{clip}: stopped; what is encoded is kept, the same command goes on")
                 raise typer.Exit(130) from None
             else:
                 _report(clip, timeline, time.perf_counter() - started, as_json=as_json)
     if failed:
         what = "files and folders" if problems else "files"
-        print(f"vllama: {failed} of {total} {what} could not be indexed", file=sys.stderr)
+        say(f"{failed} of {total} {what} could not be indexed")
         raise typer.Exit(4)
 
 
@@ -119,7 +117,7 @@ def _clips(paths: list[Path]) -> tuple[list[Path], list[MediaError]]:
         skipped = [str(file.relative_to(path)) for file in files if file.suffix.lower() not in _MEDIA]
         if skipped:
             named = ", ".join(skipped[:_NAMED]) + ", .." * (len(skipped) > _NAMED)
-            print(f"{path}: skipped {len(skipped)} that are no video, sound or picture: {named}", file=sys.stderr)
+            options.note(f"{path}: skipped {len(skipped)} that are no video, sound or picture by their names: {named}")
         if not media and not unread:
             problems.append(
                 MediaError(f"{path}: holds no video, sound or picture; give another folder, or files by name")
@@ -154,10 +152,6 @@ def _files(folder: Path) -> tuple[list[Path], list[MediaError]]:
     return sorted(files), [MediaError(f"{each.filename}: {words.format(each.strerror)}") for each in unread]
 
 
-def _say(error: MediaError) -> None:
-    print(f"vllama: {' '.join(str(error).split())}", file=sys.stderr)
-
-
 def _report(clip: Path, timeline: Timeline, seconds: float, *, as_json: bool) -> None:
     folder = timeline_folder(timeline.content, timeline.model)
     size = saved_bytes(folder)
@@ -169,11 +163,12 @@ def _report(clip: Path, timeline: Timeline, seconds: float, *, as_json: bool) ->
         }  # fmt: skip
         print(json.dumps(row, ensure_ascii=False), flush=True)
         return
+    name = one_line(clip)
     have = f"{timeline.frame_count} frames, {timeline.clip_count} stretches of sound"
     what = f"{have} of {clock(round(timeline.duration))}, {size_text(size)}"
     if timeline.encoded or timeline.shared:
         rate = timeline.encoded / max(seconds, 1e-9)
         before = f", {timeline.shared} as before," if timeline.shared else ""
-        print(f"{clip}: {what}; {timeline.encoded} encoded{before} in {seconds:.1f} s ({rate:.1f}/s)", flush=True)
+        print(f"{name}: {what}; {timeline.encoded} encoded{before} in {seconds:.1f} s ({rate:.1f}/s)", flush=True)
     else:
-        print(f"{clip}: {what}; was there", flush=True)
+        print(f"{name}: {what}; was there", flush=True)

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vllama.runtime import SpecError
-from vllama.runtime.cache.catalogue import Entry, find_entries, list_entries, remove_entry
+from vllama.runtime.cache.catalogue import Entry, find_entries, list_entries, remove_entry, remove_traces
 from vllama.runtime.times import clock
 
 from .options import clean
@@ -66,13 +66,15 @@ def rm(
     what: Annotated[str | None, typer.Argument(metavar="PATH", help=_What)] = None,
     everything: Annotated[bool, typer.Option("--all", help="Delete all timelines.")] = False,
 ) -> None:
-    """Delete saved timelines; the videos stay."""
+    """Delete saved timelines, and what else is kept of their videos, which stay."""
     if (what is None) != everything:
         raise SpecError("say which timeline: a file, an id of `vllama index ls`, or --all")
     entries = list_entries() if what is None else find_entries(what)
     for entry in entries:
         remove_entry(entry)
         print(f"deleted {entry.id} of {entry.about.path if entry.about else 'unknown origin'}")
+    if everything:
+        remove_traces()
     print(f"{_total(entries)} freed", file=sys.stderr)
 
 

@@ -7,8 +7,7 @@ import time
 from contextlib import closing
 from pathlib import Path
 
-from vllama.runtime import Engine, Live, LiveChat, LiveStatus, Span, SpecError
-from vllama.runtime.capture.source import SourceStatus
+from vllama.runtime import Engine, Live, LiveChat, LiveStatus, SourceStatus, Span, SpecError
 from vllama.runtime.live.daytime import parse_live_span, time_of_day
 from vllama.runtime.live.live import Sense
 from vllama.runtime.live.read_ahead import ReadAhead
@@ -54,8 +53,7 @@ def talk_live(engine: Engine, sources: Sources, asking: Asking, ears: Ears) -> N
 
 
 def _conversation(engine: Engine, live: Live, asking: Asking, window: Span) -> LiveChat:
-    chat = engine.chat(live.timeline, audio=asking.audio)
-    assert isinstance(chat, LiveChat)
+    chat = engine.chat(live, audio=asking.audio)
     chat.window = window
     return chat
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,10 +13,12 @@ from vllama.runtime import Budget, Engine, Sampling, Span, SpecError, view
 from vllama.runtime.bundle import SHIPPED
 from vllama.runtime.engine import GpuLayers as GpuLayersValue
 from vllama.runtime.llm.backbone import MAX_N_CTX
+from vllama.runtime.llm.llama_context import Kv
 from vllama.runtime.spec import MOST_TOKENS
 from vllama.runtime.times import make_span
 
 from .render import verifying_bar
+from .say import say
 
 Model = Annotated[
     str | None, typer.Option("--model", "-m", envvar="VLLAMA_MODEL", help="A bundle: its name or its folder.")
@@ -58,7 +59,10 @@ Runner = Annotated[
 From = Annotated[str | None, typer.Option("--from", help="Ask about what follows this time: 62, 1:02, 1m2s.")]
 To = Annotated[str | None, typer.Option("--to", help="Ask about what comes before this time.")]
 At = Annotated[
-    str | None, typer.Option("--at", help="Ask about a moment, 1:02: it is seen with all that led up to it.")
+    str | None,
+    typer.Option(
+        "--at", help="Ask about a moment, 1:02, and the seconds before it; with --long memory, all that led up to it."
+    ),
 ]
 Last = Annotated[str | None, typer.Option("--last", help="Ask about the end of the clip: 30s.")]
 Long = Annotated[
@@ -82,7 +86,9 @@ Webcam = Annotated[
     ),
 ]
 Mic = Annotated[str | None, typer.Option("--mic", metavar="DEVICE", help="A microphone: its number or name.")]
-Window = Annotated[str, typer.Option("--window", help="How much of the newest past a question is about, live.")]
+Window = Annotated[
+    str | None, typer.Option("--window", help="How much of the newest past a question is about, live; default: 10s.")
+]
 Speech = Annotated[bool, typer.Option("--speech", help="What is said into the microphone is asked.")]
 SpeechModel = Annotated[
     Path | None,
@@ -96,7 +102,9 @@ SpeechLanguage = Annotated[
 ]
 Aloud = Annotated[bool, typer.Option("--aloud", help="Read answers aloud, with the system's voice.")]
 Headphones = Annotated[bool, typer.Option("--headphones", help="The microphone cannot hear what is read aloud.")]
-Memory = Annotated[str, typer.Option("--memory", help="How much of what was seen and heard is kept, live.")]
+Memory = Annotated[
+    str | None, typer.Option("--memory", help="How much of what was seen and heard is kept, live; default: 256MB.")
+]
 
 _NO_TEXT = re.compile("[\ud800-\udfff]")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmg]?)(i?)b?", re.IGNORECASE)
@@ -114,7 +122,9 @@ class Sources:
     fps: float
 
 
-def live(webcam: str | None, mic: str | None, window: str, memory: str, fps: float | None) -> Sources | None:
+def live(
+    webcam: str | None, mic: str | None, window: str | None, memory: str | None, fps: float | None
+) -> Sources | None:
     """What the options of live sources say; None where there is neither.
 
     Raises:
@@ -122,9 +132,9 @@ def live(webcam: str | None, mic: str | None, window: str, memory: str, fps: flo
     """
     if webcam is None and mic is None:
         return None
-    return Sources(
-        webcam, mic, make_span(last=window), Budget(bytes=file_size(memory)), LIVE_FPS if fps is None else fps
-    )
+    span = make_span(last="10s" if window is None else window)
+    budget = Budget(bytes=file_size("256MB" if memory is None else memory))
+    return Sources(webcam, mic, span, budget, LIVE_FPS if fps is None else fps)
 
 
 def open_engine(
@@ -132,15 +142,17 @@ def open_engine(
     device: str,
     runner: str,
     threads: int | None,
-    gpu_layers: GpuLayersValue,
-    kv: Literal["f16", "q8_0"] | None,
+    gpu_layers: GpuLayersValue = "auto",
+    kv: Kv | None = None,
     ctx_size: int | None = None,
+    *,
+    answers: bool = True,
 ) -> Engine:
     """The engine of a command, with a bar while its files are verified for the first time."""
     with verifying_bar() as verifying:
         return Engine.open(
             model, device=device, runner=runner, threads=threads, n_ctx=ctx_size, gpu_layers=gpu_layers, kv=kv,
-            note=note, progress=verifying,
+            answers=answers, note=note, progress=verifying,
         )  # fmt: skip
 
 
@@ -157,6 +169,17 @@ def file_size(text: str) -> int:
         raise SpecError(f"{text!r} has no unit; write {found[1]}MB or {found[1]}GB")
     power = " kmg".index(found[2].lower() or " ")
     return int(float(found[1]) * (1024 if found[3] else 1000) ** power)
+
+
+def question(text: str) -> str:
+    """What is asked, clean.
+
+    Raises:
+        SpecError: it is nothing.
+    """
+    if not text.strip():
+        raise SpecError("the question is empty; write one")
+    return clean(text)
 
 
 def clean(text: str) -> str:
@@ -179,23 +202,27 @@ def gpu_layers(text: str) -> GpuLayersValue:
     return int(text)
 
 
-def sampling(
-    defaults: Sampling, temperature: float | None, top_p: float | None, top_k: int | None, max_tokens: int | None
-) -> Sampling:
-    """The model's defaults with what the options say.
+@dataclass(frozen=True)
+class Drawing:
+    """What the options say about how tokens are drawn; None: nothing.
 
     Raises:
         SpecError: --top-p 0.
     """
-    if top_p == 0.0:
-        raise SpecError("--top-p is 0, which keeps no token; use a value above 0, or --temperature 0")
-    return replace(
-        defaults,
-        temperature=defaults.temperature if temperature is None else temperature,
-        top_p=defaults.top_p if top_p is None else top_p,
-        top_k=defaults.top_k if top_k is None else top_k,
-        max_tokens=defaults.max_tokens if max_tokens is None else max_tokens,
-    )
+
+    temperature: float | None
+    top_p: float | None
+    top_k: int | None
+    max_tokens: int | None
+
+    def __post_init__(self) -> None:
+        if self.top_p == 0.0:
+            raise SpecError("--top-p is 0, which keeps no token; use a value above 0, or --temperature 0")
+
+    def over(self, defaults: Sampling) -> Sampling:
+        """A model's defaults with that."""
+        given: dict[str, Any] = {name: value for name, value in vars(self).items() if value is not None}
+        return replace(defaults, **given)
 
 
 def say_if_miniature(engine: Engine) -> None:
@@ -206,4 +233,4 @@ def say_if_miniature(engine: Engine) -> None:
 
 def note(text: str) -> None:
     """What a person should know beside the answer, to stderr."""
-    print(f"vllama: note: {' '.join(text.split())}", file=sys.stderr)
+    say(f"note: {text}")

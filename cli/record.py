@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeVar, cast
 
@@ -19,6 +18,7 @@ from vllama.runtime.remembered import Remembered
 from vllama.runtime.view import Long
 
 from .newfile import JsonLines
+from .version import own_version
 
 SCHEMA: Final = 3
 _CHECKED = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
@@ -182,7 +182,7 @@ class Recorder:
         manifest, placement = self._engine.bundle.manifest, self._engine.placement
         return Head(
             schema=SCHEMA,
-            vllama=version("vllama"),
+            vllama=own_version(),
             model=manifest.model,
             model_files={name: record.sha256 for name, record in sorted(manifest.files.items())},
             clip=os.fsencode(self._clip).decode("utf-8", "replace"),  # a name may be bytes that are no text

@@ -26,7 +26,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vllama.runtime import Delta, Timeline, Usage
-from vllama.runtime.bundle import Manifest
+from vllama.runtime.manifest import Manifest
 from vllama.runtime.spec import ModelSpec
 from vllama.runtime.times import clock
 
@@ -113,8 +113,10 @@ def _evidence(usage: Usage, timeline: Timeline, spec: ModelSpec, *, audio: bool)
         reason = "--no-audio"
     elif not timeline.sound:
         reason = "the clip has no audio track"
-    else:
+    elif spec.audio is None:
         reason = f"{spec.name} has no audio branch"
+    else:
+        reason = "there is no sound in that stretch"
     return f"{seen}; heard nothing: {reason}"
 
 

@@ -20,19 +20,16 @@ from vllama.runtime.timeline import ClipFeature, FrameFeature
 
 from . import options
 from .record import Clear, Head, Row, There, digest, read_record
-from .render import encoding_bar, verifying_bar
+from .render import encoding_bar
 
 
 def replay(
     record: Annotated[Path, typer.Argument(help="A file that --record wrote.")],
     clip: Annotated[Path | None, typer.Option(help="The clip, where it has moved.")] = None,
+    # Without the variables of `ask`: what suits a person's machine is no reason to leave the recorded model and place.
     model: Annotated[
-        str | None, typer.Option("--model", "-m", envvar="VLLAMA_MODEL", help="The bundle, where it has another name.")
+        str | None, typer.Option("--model", "-m", help="The bundle, where it has another name; default: the recorded.")
     ] = None,
-    threads: Annotated[
-        int | None, typer.Option("--threads", "-t", min=1, envvar="VLLAMA_THREADS", help="CPU threads.")
-    ] = None,
-    # Without the variables of `ask`: what suits a person's machine is no reason to leave the recorded place.
     device: Annotated[
         str | None, typer.Option(help="For the encoders: cpu, cuda, cuda:N or auto; default: the recorded one.")
     ] = None,
@@ -49,24 +46,17 @@ def replay(
             help="How much of the language model is on the GPU; default: as recorded.",
         ),
     ] = None,
+    threads: options.Threads = None,
 ) -> None:
     """Ask what a record asked, and say whether each answer is the same, token for token. Exit code 1 if one is not."""
     head, rows = read_record(record)
     path = clip or Path(head.clip)
     if identify(path).sha256 != head.content:
-        raise FileError(f"{path}: not the recorded clip, its contents differ; name it with --clip")
-    with verifying_bar() as verifying:
-        engine = Engine.open(
-            model or head.model,
-            device=device or head.device,
-            runner=runner or ("auto" if device else head.runner),
-            threads=threads,
-            gpu_layers=head.gpu_layers if gpu_layers is None else gpu_layers,
-            kv=head.kv,
-            n_ctx=head.n_ctx,
-            progress=verifying,
-        )
-    with engine:
+        other = "give the recorded one" if clip else "give that with --clip"
+        raise FileError(f"{path}: not the recorded clip, its contents differ; {other}")
+    place = (device or head.device, runner or ("auto" if device else head.runner))
+    layers = head.gpu_layers if gpu_layers is None else gpu_layers
+    with options.open_engine(model or head.model, *place, threads, layers, head.kv, head.n_ctx) as engine:
         _check_model(engine, head)
         if moved := _moved(engine, head):
             options.note(f"{'; '.join(moved)}: answers may differ")
@@ -147,11 +137,8 @@ def _all_repeated(engine: Engine, timeline: Timeline, head: Head, rows: Sequence
     missing = sum(found.missing for found in (first, *came.values()))
     if missing:
         options.note(f"{missing} of the recorded pictures and stretches of sound are not here: answers may differ")
-    seen = Timeline(
-        model=timeline.model, content=timeline.content, kind=timeline.kind, length=timeline.length,
-        duration=timeline.duration, frame_rate=timeline.frame_rate, sound=timeline.sound,
-    )  # fmt: skip
-    seen.replace_whole_clips(tuple(timeline.choose_clips(0, 0.0)))
+    seen = timeline.emptied()
+    seen.replace_whole_clips(timeline.whole_clips)
     _show(first, seen)
     chat = engine.chat(seen, audio=head.audio)
     same = []

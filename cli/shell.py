@@ -14,6 +14,7 @@ from vllama.runtime.view import Long
 
 from .newfile import write_new
 from .options import clean
+from .say import say
 
 _EXIT = ("/exit", "/quit", "/bye")
 _RUN_TOGETHER = re.compile(r"\d \d")  # two numbers
@@ -95,7 +96,7 @@ class Shell(ABC):
         self._prepare()
         for line in lines:
             text = clean(line.strip())
-            if text in _EXIT:
+            if text.partition(" ")[0] in _EXIT:
                 return
             try:
                 if text.startswith("/"):
@@ -103,7 +104,7 @@ class Shell(ABC):
                 elif text:
                     self.ask(text, self.span)
             except VllamaError as error:
-                print(f"vllama: {' '.join(str(error).split())}", file=sys.stderr)
+                say(error)
             except KeyboardInterrupt:
                 print("\nstopped", file=sys.stderr)
             self._prepare()

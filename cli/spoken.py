@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
 from typing import ClassVar
 
 from vllama.runtime import Chat, Delta, Live, SpecError, VllamaError
@@ -19,6 +18,7 @@ from vllama.runtime.speech.voice_activity import VoiceActivity
 from vllama.runtime.speech.voices import find_voice, why_no_voice
 
 from .entered import EnteredLines
+from .say import say
 
 _TALK = "/talk"
 _NO_MODEL = "needs a speech model; give --speech-model DIR, a folder with a Whisper in CTranslate2's format"
@@ -155,9 +155,7 @@ class Spoken:
     def __enter__(self) -> Spoken:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def _read(self, deltas: Iterable[Delta]) -> Iterator[Delta]:
@@ -206,7 +204,7 @@ class Spoken:
             print(f"heard: {words.text}" if words.text else "heard no words", file=sys.stderr)
             return words.text.lstrip("/ ")
         except VllamaError as error:
-            print(f"vllama: {error}", file=sys.stderr)
+            say(error)
         except KeyboardInterrupt:
             print("\nstopped", file=sys.stderr)
         return ""

@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from .entered import EnteredLines
+from .say import message
 
 if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
@@ -64,7 +65,7 @@ class Terminal:
 
     def note(self, text: str) -> None:
         """One line to stderr, from any thread."""
-        line = f"vllama: note: {' '.join(text.split())}\n"
+        line = f"{message(f'note: {text}')}\n"
         with self._lock:
             if self._held is None:
                 self._write(line)

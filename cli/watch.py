@@ -25,7 +25,7 @@ def watch(
     webcam: options.Webcam = None,
     mic: options.Mic = None,
     every: Annotated[str, typer.Option("--every", help="Ask so often.")] = "2s",
-    window: options.Window = "4s",
+    window: Annotated[str, typer.Option("--window", help="How much of the newest past is asked about.")] = "4s",
     on: Annotated[float, typer.Option("--on", min=0.0, max=1.0, help="On from this score.")] = 0.6,
     off: Annotated[float, typer.Option("--off", min=0.0, max=1.0, help="Off again at this score.")] = 0.4,
     command: Annotated[

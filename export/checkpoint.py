@@ -25,6 +25,7 @@ from vllama.runtime.types import Float32
 
 from .eva_vit import resize_positions
 from .graphs import Graph, GraphName, empty_graph, graph_names
+from .request import check_folder
 
 MAPPED_BYTES = 1 << 29  # that may be read of a mapped file before it is opened anew
 _DEPTH = 3  # folders below --weights in which a file is looked for
@@ -100,9 +101,7 @@ def find_file(weights: Path, file: WeightFile) -> Path:
         FileError: the system does not let a folder be looked into.
         SpecError: it is there twice.
     """
-    if not os.path.isdir(weights):
-        raise MissingFileError(f"{weights}: not a folder; give the one with the published files as --weights")
-    check_permission(weights)
+    check_folder(weights)
     found = [path for depth in range(_DEPTH + 1) for path in weights.glob("*/" * depth + glob.escape(file.name))]
     if not found:
         where = f"; it comes from {file.source}" if file.source else ""

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from vllama.runtime.bundle import Bundle, FidelityRow
+from vllama.runtime.bundle import Bundle
 from vllama.runtime.encoders import Encoders
 from vllama.runtime.llm.backbone import Backbone
 from vllama.runtime.llm.rows import Key
+from vllama.runtime.manifest import FidelityRow
 from vllama.runtime.pixels import timestamps
 from vllama.runtime.prompt import Media, Piece, Turn, build_prompt
 from vllama.runtime.spec import ModelSpec, Sampling
@@ -27,7 +28,7 @@ _QUESTIONS = (
     "What could happen next?",
 )
 _ANSWER_TOKENS = 16
-_GREEDY = Sampling(temperature=0.0, top_p=1.0, top_k=0, max_tokens=_ANSWER_TOKENS)
+_GREEDY = Sampling.greedy(_ANSWER_TOKENS)
 
 
 @dataclass(frozen=True)
@@ -40,10 +41,10 @@ class _Run:
     logits: Float32
 
 
-def fixed_prompts(bundle: Bundle) -> list[list[Piece]]:
+def fixed_prompts(bundle: Bundle, threads: int | None = None) -> list[list[Piece]]:
     """Four questions, each of a seeded picture sequence, of sound beside it where the model hears, and of nothing."""
     spec = bundle.spec
-    with Encoders(bundle) as encoders:
+    with Encoders(bundle, threads=threads) as encoders:
         media = [_seeded_video(spec, encoders), Media()]
         if spec.audio:
             media.insert(1, _with_sound(media[0], spec, encoders))

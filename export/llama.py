@@ -52,7 +52,6 @@ class LlamaFolder:
         shapes: names and shapes of its tensors, in the order of the computation.
         dtype: how the tensors are stored.
         vocabulary: one entry per embedding row.
-        tokenizer: the SentencePiece model.
         sources: every file that was read.
         ignored: keys in the files that a LLaMA does not need.
         notes: what in the folder was not followed, in sentences.
@@ -63,7 +62,6 @@ class LlamaFolder:
     ) -> None:
         self.config = config
         self.vocabulary = vocabulary
-        self.tokenizer = vocabulary.sources[0]
         self.shapes = tuple(tensor_shapes(config))
         self.dtype: StoredType = "F16" if base else _STORED[folder.stored[_EMBEDDING].dtype]
         self.sources = tuple(sorted({*folder.sources, *(base.sources if base else ()), *vocabulary.sources}))

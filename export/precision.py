@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import BinaryIO, Literal
+from typing import BinaryIO
 
 import numpy as np
 import onnx_ir as ir
 
 from .recipe import Recipe
+from .request import Precision as Precision
 from .rounding import ACTIVATION_MAX, SMALLEST_SCALE, full_scale, round_full, round_weight, weight_scale
-
-Precision = Literal["fp32", "fp16", "int8", "w8a16"]
 
 TRANSPOSED = "_transposed"  # what is added to a weight's key when it is stored as it is used
 _CONTRIB = "com.microsoft"

@@ -8,6 +8,7 @@ import sys
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType
@@ -16,7 +17,8 @@ from numpy.typing import NDArray
 from vllama.runtime.errors import BackendUnavailableError
 from vllama.runtime.types import Float32
 
-from .llama import LlamaConfig
+if TYPE_CHECKING:
+    from .llama import LlamaConfig  # torch, which the names of `QUANTS` are known without
 
 _Type = GGMLQuantizationType
 _File = LlamaFileType

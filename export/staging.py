@@ -13,19 +13,19 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from vllama.runtime.bundle import (
+from vllama.runtime.bundle import engine_name
+from vllama.runtime.errors import DiskFullError, FileError
+from vllama.runtime.files import is_disk_full, replace_file, write_whole
+from vllama.runtime.lock import locked
+from vllama.runtime.manifest import (
     MANIFEST,
     FidelityRow,
     FileRecord,
     Manifest,
-    engine_name,
     hash_file,
     read_manifest,
     write_manifest,
 )
-from vllama.runtime.errors import DiskFullError, FileError
-from vllama.runtime.files import is_disk_full, replace_file, write_whole
-from vllama.runtime.lock import locked
 
 _JOURNAL = "journal.json"
 
@@ -51,8 +51,7 @@ class Staging:
         Raises:
             FileError: `out` is there already, or its folder cannot be made or read.
         """
-        if os.path.lexists(out):
-            raise FileError(f"{out}: already there; remove it or choose another --out")
+        check_free(out)
         self.out = out
         self.folder = out.with_name(f"{out.name}.partial")
         try:
@@ -157,6 +156,21 @@ class Staging:
         write_whole(self.folder / _JOURNAL, [_PARTS.dump_json(self.parts)])
 
 
+def check_free(out: Path) -> None:
+    """Raise FileError where something is that a bundle would have to replace, or the root of a disk."""
+    _resolved(out)
+    if os.path.lexists(out):
+        raise FileError(f"{out}: already there; remove it or choose another --out")
+
+
+def _resolved(out: Path) -> Path:
+    """The folder it is: "." has no name, and a link is the folder that it leads to."""
+    found = Path(os.path.realpath(out))
+    if not found.name:
+        raise FileError(f"{out}: the root of a disk cannot be a bundle; choose another --out")
+    return found
+
+
 @contextmanager
 def alone(out: Path) -> Iterator[None]:
     """Be the only process that exports to `out`.
@@ -164,9 +178,7 @@ def alone(out: Path) -> Iterator[None]:
     Raises:
         FileError: another one does, or its folder cannot be made.
     """
-    out = out.resolve()  # "." has no name, and a link is the folder that it leads to
-    if not out.name:
-        raise FileError(f"{out}: the root of a disk cannot be a bundle; choose another --out")
+    out = _resolved(out)
     lock = out.with_name(f"{out.name}.lock")
     holders: list[int] = []
 

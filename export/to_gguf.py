@@ -16,8 +16,6 @@ import torch
 from gguf import GGMLQuantizationType
 from numpy.typing import NDArray
 
-from vllama.runtime.errors import DiskFullError, FileError, SpecError
-from vllama.runtime.files import is_disk_full
 from vllama.runtime.spec import ModelSpec
 
 from .llama import LlamaConfig
@@ -60,18 +58,6 @@ class LlamaWeights(Protocol):
 
 
 @dataclass(frozen=True)
-class GgufReport:
-    """What was written.
-
-    widened: GGUF names of tensors whose rows do not fit the blocks of their type and that got a wider one.
-    bytes: size of the file.
-    """
-
-    widened: tuple[str, ...]
-    bytes: int
-
-
-@dataclass(frozen=True)
 class _Tensor:
     """One tensor of the file: its name in the folder and here, and how it is stored."""
 
@@ -96,20 +82,22 @@ def to_gguf(
     path: Path,
     quant: str,
     progress: Callable[[int, int], None] | None = None,
-) -> GgufReport:
+    threads: int | None = None,
+) -> tuple[str, ...]:
     """Write `llama` for llama.cpp. Memory: one tensor; no other file is written, and none is left after an error.
 
     Args:
         quant: a name of `QUANTS`; matrices are mixed as llama.cpp's own quantiser does it, norms stay F32.
         progress: (bytes of tensors written, bytes of all tensors).
+        threads: that quantise; None: one for each logical core.
+
+    Returns:
+        GGUF names of tensors whose rows do not fit the blocks of their type and that got a wider one.
 
     Raises:
-        SpecError: there is no such quantisation.
-        DiskFullError, FileError: the file cannot be written.
+        OSError: the file cannot be written; `staging.writing` says what to do then.
         BackendUnavailableError: ggml's quantiser cannot be loaded.
     """
-    if quant not in QUANTS:
-        raise SpecError(f"quantization {quant!r} is not known; use one of {', '.join(QUANTS)}")
     plan = [_planned(name, shape, quant, llama.config) for name, shape in llama.shapes]
     writer = gguf.GGUFWriter(path, "llama")
     try:
@@ -119,17 +107,13 @@ def to_gguf(
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
-        _write_tensors(writer, plan, llama, progress)
+        with ThreadPoolExecutor(threads or os.cpu_count(), "quantise") as pool:
+            _write_tensors(writer, plan, llama, progress, pool)
         writer.close()
-    except OSError as error:
-        _discard(writer, path)
-        if is_disk_full(error):
-            raise DiskFullError(f"{path}: the disk is full; the file needs {_total(plan):,} bytes") from error
-        raise FileError(f"{path}: cannot be written: {error.strerror}; choose another folder") from error
     except BaseException:
         _discard(writer, path)
         raise
-    return GgufReport(tuple(tensor.name for tensor in plan if tensor.widened), path.stat().st_size)
+    return tuple(tensor.name for tensor in plan if tensor.widened)
 
 
 def gguf_bytes(llama: LlamaWeights, quant: str) -> int:
@@ -163,14 +147,14 @@ def _write_tensors(
     plan: list[_Tensor],
     llama: LlamaWeights,
     progress: Callable[[int, int], None] | None,
+    pool: ThreadPoolExecutor,
 ) -> None:
     done, total = 0, _total(plan)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for tensor in plan:
-            writer.write_tensor_data(_encoded(llama, tensor, pool))
-            done += tensor.bytes
-            if progress is not None:
-                progress(done, total)
+    for tensor in plan:
+        writer.write_tensor_data(_encoded(llama, tensor, pool))
+        done += tensor.bytes
+        if progress is not None:
+            progress(done, total)
 
 
 def _encoded(llama: LlamaWeights, tensor: _Tensor, pool: ThreadPoolExecutor) -> NDArray[np.uint8]:

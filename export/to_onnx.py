@@ -96,9 +96,9 @@ def examples(graph: Graph, count: int, seed: int = 0) -> dict[str, Float32]:
     return {each.name: _example(each, count, rng) for each in graph.inputs}
 
 
-def compare(path: Path, inputs: dict[str, Float32], expected: Float32) -> Comparison:
+def compare(path: Path, inputs: dict[str, Float32], expected: Float32, threads: int | None = None) -> Comparison:
     """Run an exported graph on what torch has run."""
-    backend = open_backend(path)
+    backend = open_backend(path, threads=threads)
     try:
         (output,) = backend.run(inputs).values()
     finally:

@@ -11,10 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from vllama.runtime.bundle import Bundle, EngineRecord, FileRecord, engine_name, hash_file, write_manifest
+from vllama.runtime.bundle import Bundle, engine_name
 from vllama.runtime.errors import BackendError, FileError, SpecError
 from vllama.runtime.files import write_whole
 from vllama.runtime.gpus import find_gpus
+from vllama.runtime.manifest import EngineRecord, FileRecord, hash_file, write_manifest
 from vllama.runtime.placement import GPU_BATCH
 from vllama.runtime.remembered import memory_limit
 from vllama.runtime.spec import ModelSpec
@@ -47,13 +48,14 @@ class EngineOptions:
 
 @dataclass(frozen=True)
 class Builder:
-    """A library and what it is to build for, each once and the oldest first."""
+    """A library and what it is to build for, each once and the oldest first, with so many threads; None: its own."""
 
     library: Library
     targets: tuple[str, ...]
+    threads: int | None = None
 
 
-def open_builder(options: EngineOptions) -> Builder:
+def open_builder(options: EngineOptions, threads: int | None = None) -> Builder:
     """Check before any work what engines can be built with.
 
     Raises:
@@ -66,13 +68,13 @@ def open_builder(options: EngineOptions) -> Builder:
         own = find_gpus()[0].capability
         if any(target != own for target in options.targets):
             raise SpecError(f"{library.name} builds for the GPU of this machine, {own}; leave --target out")
-        return Builder(library, (own,))
+        return Builder(library, (own,), threads)
     known = {_dotted(int(each)): int(each) for each in capabilities.__members__.values() if int(each) > _CURRENT}
     for target in options.targets:
         if target not in known:
             raise SpecError(f"{library.name} builds for {', '.join(known)}, not for {target}; choose of these")
     asked = options.targets or [name for name, each in known.items() if each >= _OLDEST]
-    return Builder(library, tuple(name for name in sorted(known, key=known.__getitem__) if name in asked))
+    return Builder(library, tuple(name for name in sorted(known, key=known.__getitem__) if name in asked), threads)
 
 
 def add_engines(bundle: Bundle, builder: Builder, progress: Progress, report: Report) -> Bundle:
@@ -107,7 +109,7 @@ def is_current(bundle: Bundle, graph: str, builder: Builder) -> bool:
     )
 
 
-def to_tensorrt(bundle: Bundle, graph: str, builder: Builder, progress: Step | None = None) -> EngineRecord:
+def to_tensorrt(bundle: Bundle, graph: str, builder: Builder, progress: Step) -> EngineRecord:
     """Build the engine of one graph and write it beside the graph, complete or not at all.
 
     Args:
@@ -120,8 +122,7 @@ def to_tensorrt(bundle: Bundle, graph: str, builder: Builder, progress: Step | N
     total = sum(bundle.manifest.files[name].bytes for name in (path.name, f"{path.name}.data"))
 
     def step(fraction: float) -> None:
-        if progress:
-            progress(round(total * fraction), total)
+        progress(round(total * fraction), total)
 
     engine = memoryview(_built(builder, path, profiles(graph, bundle.spec), step))
     step(1.0)
@@ -166,6 +167,8 @@ def _build(builder: Builder, path: Path, sizes: Sequence[tuple[int, int, int]], 
     log = make_log(builder.library)
     log.errors.clear()
     factory = trt.Builder(log)
+    if builder.threads:
+        factory.max_threads = builder.threads
     network = factory.create_network(_network_flags(trt))
     parser = trt.OnnxParser(network, log)
     if not parser.parse_from_file(str(path)):

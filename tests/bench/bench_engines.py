@@ -24,7 +24,8 @@ from vllama.export.staging import record_files
 from vllama.export.to_onnx import to_onnx
 from vllama.export.to_tensorrt import EngineOptions, add_engines, open_builder
 from vllama.runtime.benchmark.limits import processor_name
-from vllama.runtime.bundle import SCHEMA, Bundle, FileRecord, Manifest
+from vllama.runtime.bundle import Bundle
+from vllama.runtime.manifest import SCHEMA, FileRecord, Manifest
 from vllama.runtime.spec import ModelSpec, find_spec, spec_to_dict
 
 

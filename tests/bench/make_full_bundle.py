@@ -30,7 +30,8 @@ from vllama.export.staging import record_files
 from vllama.export.to_gguf import to_gguf
 from vllama.export.to_onnx import to_onnx
 from vllama.export.vocabulary import Vocabulary, read_vocabulary
-from vllama.runtime.bundle import POSITIONS, SCHEMA, Manifest, open_bundle, write_manifest
+from vllama.runtime.bundle import POSITIONS, open_bundle
+from vllama.runtime.manifest import SCHEMA, Manifest, write_manifest
 from vllama.runtime.spec import ModelSpec, find_spec, spec_to_dict
 
 _STEP = 97  # values from one row to the next

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import os
 import platform
+import re
 import signal
 import subprocess
 import sys
@@ -39,7 +41,8 @@ sys.exit(run.run(sys.argv[3]))
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.delenv("VLLAMA_ENGINE", raising=False)
+    for name in ("VLLAMA_ENGINE", "VLLAMA_SPEECH_MODEL"):
+        monkeypatch.delenv(name, raising=False)
     spec = importlib.util.spec_from_file_location("dev_run", _RUN)
     assert spec is not None
     assert spec.loader is not None
@@ -49,24 +52,88 @@ def run(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 @pytest.mark.parametrize(
-    ("line", "wants"),
+    ("line", "needed"),
     [
-        ("export m --engine tensorrt", True),
-        ("ask clip.mp4 What? --engine=tensorrt", True),
-        ("ask clip.mp4 tensorrt", False),
-        ("ask clip.mp4 tensorrt --engine onnx", False),
-        ("ask clip.mp4 --engine", False),
+        ("export m --engine tensorrt", ["export", "rtx"]),
+        ("export --help", []),
+        ("ask clip.mp4 What? --engine=tensorrt", ["rtx"]),
+        ("ask clip.mp4 tensorrt", []),
+        ("ask clip.mp4 tensorrt --engine onnx", []),
+        ("ask clip.mp4 --engine", []),
+        ("ask --speech export", []),
+        ("eval", ["export"]),
+        ("eval --json --set mini", ["export"]),
+        ("eval --set=foreign", ["export"]),
+        ("eval --set mine.jsonl", []),
+        ("chat --video clip.mp4", []),
+        ("chat --mic 0 --speech", ["speech"]),
+        ("chat --mic 0 --speech-model whisper", ["speech"]),
+        ("chat --mic 0 --speech-model=whisper --engine tensorrt", ["rtx", "speech"]),
     ],
 )
-def test_tensorrt_is_installed_where_it_is_asked_for(line: str, wants: bool, run: ModuleType) -> None:
-    assert run.wants_tensorrt(line.split()) is wants
+def test_what_a_command_needs_is_installed(line: str, needed: list[str], run: ModuleType) -> None:
+    assert run.extras(line.split()) == needed
 
 
-def test_tensorrt_is_installed_where_the_environment_asks_for_it(
-    run: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_the_environment_asks_for_is_installed(run: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLAMA_ENGINE", "tensorrt")
-    assert run.wants_tensorrt(["ask", "clip.mp4", "What?"])
+    monkeypatch.setenv("VLLAMA_SPEECH_MODEL", "whisper")
+    assert run.extras(["ask", "clip.mp4", "What?"]) == ["rtx"]
+    assert run.extras(["ask", "clip.mp4", "What?", "--engine", "onnx"]) == []
+    assert run.extras(["chat", "--mic", "0"]) == ["rtx", "speech"]
+
+
+@pytest.mark.parametrize("version", [(3, 8), (3, 10)])
+def test_an_older_python_is_refused_in_one_line_and_makes_nothing(
+    version: tuple[int, int], run: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ast.parse(_RUN.read_text("utf-8"), feature_version=version)
+    dotted = ".".join(map(str, version))
+    monkeypatch.setattr(run, "VENV", tmp_path / ".venv")
+    monkeypatch.setattr(sys, "version_info", version)
+    monkeypatch.setattr(platform, "python_version", lambda: dotted)
+    how = "py -3.11" if os.name == "nt" else "python3.11"
+    with pytest.raises(SystemExit, match=f"^vllama needs Python 3.11 or newer, this is {dotted}; run this with {how}$"):
+        run.main(["vllama", "demo"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_venv_of_an_older_python_is_named_with_what_to_do(
+    run: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "VENV", tmp_path)
+    monkeypatch.setattr(run, "BIN", tmp_path / "bin")
+    (tmp_path / "bin").mkdir()
+    for name in ("pip", "pip.exe"):
+        (tmp_path / "bin" / name).touch()
+    (tmp_path / "pyvenv.cfg").write_text("home = /usr/bin\nversion = 3.12.1\n", "utf-8")
+    run.need_venv()
+    (tmp_path / "pyvenv.cfg").write_text("home = /usr/bin\nversion = 3.10.4\n", "utf-8")
+    said = re.escape(
+        f"{tmp_path} has Python 3.10.4, and vllama needs 3.11 or newer; remove it and run the same command"
+    )
+    with pytest.raises(SystemExit, match=f"^{said}$"):
+        run.need_venv()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the program is a script")
+@pytest.mark.parametrize(
+    ("system", "said"),
+    [
+        ("linux", "pip failed (7); mend what it names above and run the same command"),
+        ("win32", "pip failed (7); where it found no C++ compiler: winget install "),
+    ],
+)
+def test_a_compiler_is_blamed_only_where_none_was_looked_for(
+    system: str, said: str, run: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "python").write_text("#!/bin/sh\nexit 7\n", "utf-8")
+    (tmp_path / "python").chmod(0o755)
+    monkeypatch.setattr(run, "BIN", tmp_path)
+    monkeypatch.setattr(sys, "platform", system)
+    with pytest.raises(SystemExit, match=f"^{re.escape(said)}") as ended:
+        run.pip("install")
+    assert ("compiler" in str(ended.value)) == (system == "win32")
 
 
 @pytest.mark.parametrize(("system", "machine"), [("darwin", "arm64"), ("darwin", "x86_64"), ("linux", "aarch64")])

@@ -5,14 +5,17 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
+import sys
 import tempfile
 from pathlib import Path
 
 import pytest
 
 from vllama.cli.eval import _questions
+from vllama.export import mini
 from vllama.export.mini import held_out
-from vllama.runtime import MediaError
+from vllama.runtime import BackendUnavailableError, MediaError, SpecError
 
 
 def test_files_that_cannot_be_deleted_do_not_hide_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,3 +39,20 @@ def test_files_that_cannot_be_deleted_do_not_hide_an_error(tmp_path: Path, monke
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with monkeypatch.context() as patch, pytest.raises(MediaError, match="the real one"):
         fail_midway(patch)
+
+
+def test_a_number_of_clips_is_of_the_drawn_sets_alone() -> None:
+    words = "^--clips is of the sets that are drawn, and mine.jsonl is a file; leave it out$"
+    with pytest.raises(SpecError, match=words), _questions("mine.jsonl", 7):
+        raise AssertionError
+
+
+def test_a_drawn_set_without_the_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(mini, "held_out")
+    monkeypatch.setitem(sys.modules, "vllama.export.mini.held_out", None)
+    install = re.escape('; install the extra `export` (`pip install ".[export]"` in vllama\'s checkout)')
+    with (
+        pytest.raises(BackendUnavailableError, match=f"^--set mini draws its clips with torch .*{install}$"),
+        _questions("mini", 2),
+    ):
+        raise AssertionError

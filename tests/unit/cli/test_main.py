@@ -46,6 +46,19 @@ def test_pipes_are_utf_8_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
         assert json.loads(data.decode("utf-8")) == TEXT + "\udcff"
 
 
+@pytest.mark.parametrize(("platform", "encoding"), [("win32", "cp1252"), ("linux", "utf-8"), ("linux", "UTF-8")])
+def test_a_mark_in_front_of_what_is_piped_is_no_part_of_it(
+    platform: str, encoding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PYTHONIOENCODING", raising=False)
+    monkeypatch.setattr(sys, "platform", platform)
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, io.TextIOWrapper(io.BytesIO(), encoding))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(f"\ufeff{TEXT}\n\ufeff".encode()), encoding))
+    _mend_streams()
+    assert sys.stdin.read() == f"{TEXT}\n\ufeff"
+
+
 def test_an_encoding_that_is_asked_for_is_taken_on_windows_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONIOENCODING", "cp1252")
     assert b"\xe9 \\U0001f600" in mended(monkeypatch, "win32")[1]

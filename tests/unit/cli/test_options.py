@@ -4,8 +4,8 @@ import pytest
 from typer.testing import CliRunner
 
 from vllama.cli.app import app
-from vllama.cli.options import clean, file_size, live
-from vllama.runtime import Span, SpecError
+from vllama.cli.options import Drawing, clean, file_size, live
+from vllama.runtime import Sampling, Span, SpecError
 
 
 @pytest.mark.parametrize(
@@ -33,10 +33,25 @@ def test_what_is_no_text_becomes_a_replacement_character() -> None:
 
 
 def test_without_a_source_there_is_nothing_to_follow() -> None:
-    assert live(None, None, "10s", "256MB", None) is None
+    assert live(None, None, None, None, None) is None
     sources = live("0", None, "1m", "1MB", None)
     assert sources is not None
     assert (sources.window, sources.budget.bytes, sources.fps) == (Span.last(60.0), 1_000_000, 4.0)
+
+
+def test_live_has_a_window_and_a_memory_where_none_are_named() -> None:
+    sources = live("0", None, None, None, None)
+    assert sources is not None
+    assert (sources.window, sources.budget.bytes) == (Span.last(10.0), 256_000_000)
+
+
+@pytest.mark.parametrize(
+    "words", ["--window 1m", "--memory nonsense", "--headphones", "--speech-language en", "--speech", "--aloud"]
+)
+def test_what_is_for_live_sources_is_refused_beside_a_clip(words: str) -> None:
+    done = CliRunner().invoke(app, ["chat", "--video", "clip.mp4", *words.split()])
+    assert isinstance(done.exception, SpecError)
+    assert str(done.exception) == f"{words.split()[0]} is for --webcam and --mic; leave it out"
 
 
 def test_no_pictures_per_second_are_not_the_usual_number() -> None:
@@ -54,3 +69,9 @@ def test_number_that_no_record_could_hold_is_refused(option: str) -> None:
 def test_memory_of_nothing_is_refused() -> None:
     with pytest.raises(SpecError, match="more than 0"):
         live("0", None, "10s", "0MB", None)
+
+
+def test_what_the_options_do_not_name_is_the_models() -> None:
+    usual = Sampling(temperature=1.0, top_p=0.9, top_k=50, max_tokens=300)
+    assert Drawing(None, None, None, None).over(usual) == usual
+    assert Drawing(0.0, 0.5, 0, 7).over(usual) == Sampling(temperature=0.0, top_p=0.5, top_k=0, max_tokens=7)

@@ -33,7 +33,7 @@ def _timeline(kind: str, sound: bool = True) -> Timeline:
         ),
         (
             "video", True, replace(_USAGE, audio_spans=()), True,
-            "saw 2 frames at 0.0 1.2 s; heard nothing: tiny-vicuna has no audio branch",
+            "saw 2 frames at 0.0 1.2 s; heard nothing: there is no sound in that stretch",
         ),
     ],
 )  # fmt: skip
@@ -41,6 +41,12 @@ def test_evidence_says_what_was_used_or_why_not(
     vicuna_spec: ModelSpec, kind: str, sound: bool, usage: Usage, audio: bool, line: str
 ) -> None:
     assert evidence_line(usage, _timeline(kind, sound), vicuna_spec, audio=audio) == line
+
+
+def test_evidence_of_a_model_that_cannot_hear_says_so(vicuna_spec: ModelSpec) -> None:
+    usage, deaf = replace(_USAGE, audio_spans=()), replace(vicuna_spec, audio=None)
+    line = "saw 2 frames at 0.0 1.2 s; heard nothing: tiny-vicuna has no audio branch"
+    assert evidence_line(usage, _timeline("video", True), deaf, audio=True) == line
 
 
 @pytest.mark.parametrize(

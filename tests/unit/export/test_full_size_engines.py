@@ -10,7 +10,8 @@ from vllama.export.graphs import GraphName, empty_graph
 from vllama.export.staging import record_files
 from vllama.export.to_onnx import to_onnx
 from vllama.export.to_tensorrt import EngineOptions, add_engines, is_current, open_builder
-from vllama.runtime.bundle import SCHEMA, Bundle, Manifest
+from vllama.runtime.bundle import Bundle
+from vllama.runtime.manifest import SCHEMA, Manifest
 from vllama.runtime.spec import ModelSpec, find_spec, spec_to_dict
 from vllama.runtime.tensorrt import make_log
 

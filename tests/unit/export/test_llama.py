@@ -194,7 +194,7 @@ def test_a_delta_is_added_in_float16_and_keeps_its_own_rows(delta: Path, vicuna_
         assert torch.equal(whole[:-1], base[name].half() + added[name][:-1])
         assert torch.equal(whole[-1], added[name][-1])
     assert (llama.vocabulary.pieces[-1], llama.vocabulary.types[-1]) == ("[PAD]", CONTROL)
-    assert llama.tokenizer == delta / "tokenizer.model"
+    assert llama.vocabulary.sources[0] == delta / "tokenizer.model"
     assert {path.parent.name for path in llama.sources} == {"base", "delta"}
 
 

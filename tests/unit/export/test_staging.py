@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from vllama.export.staging import StagedPart, Staging, alone, part_key, record_files, writing
-from vllama.runtime.bundle import SCHEMA, FidelityRow, Manifest, hash_file
 from vllama.runtime.errors import DiskFullError, FileError
+from vllama.runtime.manifest import SCHEMA, FidelityRow, Manifest, hash_file
 
 ROW = FidelityRow("frames", "fp32", max_abs=0.5, cosine=1.0)
 

@@ -20,8 +20,9 @@ from vllama.export.meter import PartCost
 from vllama.export.precision import Precision, lower
 from vllama.export.staging import record_files
 from vllama.export.to_tensorrt import EngineOptions, add_engines, is_current, open_builder, profiles
-from vllama.runtime.bundle import Bundle, FileRecord, hash_file, open_bundle, read_manifest
+from vllama.runtime.bundle import Bundle, open_bundle
 from vllama.runtime.errors import BackendUnavailableError, FileError, SpecError
+from vllama.runtime.manifest import FileRecord, hash_file, read_manifest
 from vllama.runtime.spec import ModelSpec
 from vllama.runtime.tensorrt import make_log
 
