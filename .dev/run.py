@@ -64,7 +64,7 @@ def extras(arguments: list[str]) -> list[str]:
     if (value_of("--engine", arguments) or os.environ.get("VLLAMA_ENGINE")) == "tensorrt":
         needed.append("rtx")
     model = value_of("--speech-model", arguments) or os.environ.get("VLLAMA_SPEECH_MODEL")
-    if command == ["chat"] and (model or "--speech" in arguments):
+    if command == ["chat"] and (model or "--speech" in arguments) and value_of("--video", arguments) is None:
         needed.append("speech")
     return needed
 

@@ -23,9 +23,9 @@ from vllama.runtime.errors import (
     VllamaError,
 )
 from vllama.runtime.files import is_disk_full
+from vllama.runtime.version import own_version
 
 from .say import say
-from .version import own_version
 
 # The first that fits an error; docs/commands.md documents them.
 _EXIT_CODES: tuple[tuple[type[VllamaError], int], ...] = (

@@ -56,7 +56,7 @@ def evaluate(
         ),
     ] = "mini",
     clips: Annotated[
-        int | None, typer.Option(min=2, help="How many clips of a set are drawn and asked about. [default: 60]")
+        int | None, typer.Option(min=2, help="How many clips of a set are drawn and asked about; default: 60.")
     ] = None,
     ablations: Annotated[bool, typer.Option("--ablations", help="Also ask with frames and sound taken away.")] = False,
     details: Annotated[

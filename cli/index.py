@@ -22,7 +22,7 @@ from vllama.runtime.times import clock
 from . import options
 from .indexed import ls, rm, show, size_text
 from .render import encoding_bar
-from .say import one_line, say
+from .say import say, shown
 
 _MEDIA = {
     ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".wmv", ".flv", ".mpg", ".mpeg", ".ts", ".mts", ".m2t", ".m2ts",
@@ -163,7 +163,7 @@ def _report(clip: Path, timeline: Timeline, seconds: float, *, as_json: bool) ->
         }  # fmt: skip
         print(json.dumps(row, ensure_ascii=False), flush=True)
         return
-    name = one_line(clip)
+    name = shown(clip)
     have = f"{timeline.frame_count} frames, {timeline.clip_count} stretches of sound"
     what = f"{have} of {clock(round(timeline.duration))}, {size_text(size)}"
     if timeline.encoded or timeline.shared:

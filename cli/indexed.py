@@ -18,6 +18,7 @@ from vllama.runtime.cache.catalogue import Entry, find_entries, list_entries, re
 from vllama.runtime.times import clock
 
 from .options import clean
+from .say import shown
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object per timeline.")]
 _What = "A file, or an id of `vllama index ls`, or its first characters."
@@ -45,7 +46,7 @@ def ls(as_json: AsJson = False) -> None:
             else ("", "", "", "")
         )
         cells = (str(entry.frames), str(entry.clips), size_text(entry.bytes), _state(entry))
-        table.add_row(*(Text(clean(cell)) for cell in (entry.id[:8], *of, *cells)))  # names may look like markup
+        table.add_row(*(Text(shown(clean(cell))) for cell in (entry.id[:8], *of, *cells)))  # names may look like markup
     Console(width=None if sys.stdout.isatty() else 200, soft_wrap=True).print(table)
     print(_total(entries), file=sys.stderr)
 
@@ -58,23 +59,25 @@ def show(what: Annotated[str, typer.Argument(metavar="PATH", help=_What)], as_js
             print(json.dumps(row, ensure_ascii=False))
             continue
         for name, value in row.items():
-            print(f"{name:>12}  {value}")
+            print(f"{name:>12}  {shown(value)}")
         print()
 
 
 def rm(
     what: Annotated[str | None, typer.Argument(metavar="PATH", help=_What)] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Delete all timelines.")] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Delete all timelines, and all else that is kept of any video.")
+    ] = False,
 ) -> None:
     """Delete saved timelines, and what else is kept of their videos, which stay."""
     if (what is None) != everything:
         raise SpecError("say which timeline: a file, an id of `vllama index ls`, or --all")
     entries = list_entries() if what is None else find_entries(what)
-    for entry in entries:
-        remove_entry(entry)
-        print(f"deleted {entry.id} of {entry.about.path if entry.about else 'unknown origin'}")
     if everything:
         remove_traces()
+    for entry in entries:
+        remove_entry(entry)
+        print(f"deleted {entry.id} of {shown(entry.about.path) if entry.about else 'unknown origin'}")
     print(f"{_total(entries)} freed", file=sys.stderr)
 
 

@@ -61,7 +61,8 @@ To = Annotated[str | None, typer.Option("--to", help="Ask about what comes befor
 At = Annotated[
     str | None,
     typer.Option(
-        "--at", help="Ask about a moment, 1:02, and the seconds before it; with --long memory, all that led up to it."
+        "--at",
+        help="Ask about a moment, 1:02, and the seconds before it; with a memory (--long), all that led up to it.",
     ),
 ]
 Last = Annotated[str | None, typer.Option("--last", help="Ask about the end of the clip: 30s.")]

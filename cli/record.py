@@ -15,12 +15,12 @@ from vllama.runtime.engine import DENSEST_FPS
 from vllama.runtime.llm.backbone import MAX_N_CTX
 from vllama.runtime.llm.llama_context import Kv
 from vllama.runtime.remembered import Remembered
+from vllama.runtime.version import own_version
 from vllama.runtime.view import Long
 
 from .newfile import JsonLines
-from .version import own_version
 
-SCHEMA: Final = 3
+SCHEMA: Final = 4
 _CHECKED = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 _AGAIN = "ask again with --record"
 T = TypeVar("T")
@@ -64,7 +64,7 @@ class Head:
     """
 
     __pydantic_config__ = _CHECKED
-    schema: Literal[3]
+    schema: Literal[4]
     vllama: str
     model: str
     model_files: dict[str, str]

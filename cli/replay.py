@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +13,8 @@ from typing import Annotated, Any
 
 import typer
 
-from vllama.runtime import Chat, Engine, FileError, Span, Timeline, Usage
+from vllama.runtime import Chat, Engine, FileError, ModelNotFoundError, Span, Timeline, Usage
+from vllama.runtime.bundle import find_bundle
 from vllama.runtime.cache.content import identify
 from vllama.runtime.media import probe
 from vllama.runtime.remembered import Remembered
@@ -56,13 +58,24 @@ def replay(
         raise FileError(f"{path}: not the recorded clip, its contents differ; {other}")
     place = (device or head.device, runner or ("auto" if device else head.runner))
     layers = head.gpu_layers if gpu_layers is None else gpu_layers
-    with options.open_engine(model or head.model, *place, threads, layers, head.kv, head.n_ctx) as engine:
+    with options.open_engine(model or _recorded(head.model), *place, threads, layers, head.kv, head.n_ctx) as engine:
         _check_model(engine, head)
         if moved := _moved(engine, head):
             options.note(f"{'; '.join(moved)}: answers may differ")
         same = _all_repeated(engine, _indexed(engine, path, head, rows), head, rows)
     if not all(same):
         raise typer.Exit(1)
+
+
+def _recorded(model: str) -> str:
+    """A bundle of that name; else the person's own, whose files are compared with the recorded ones anyway."""
+    try:
+        find_bundle(model)
+    except ModelNotFoundError as error:
+        if own := os.environ.get("VLLAMA_MODEL"):
+            return own
+        raise ModelNotFoundError(f"{error}; or give the recorded bundle's folder with --model") from error
+    return model
 
 
 def _check_model(engine: Engine, head: Head) -> None:

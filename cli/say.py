@@ -8,14 +8,14 @@ import sys
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # which a terminal would obey
 
 
-def one_line(words: object) -> str:
-    """The words on one line, whatever stands in them: a name of a file may have line breaks and worse."""
-    return _CONTROL.sub("\ufffd", " ".join(str(words).split()))
+def shown(name: object) -> str:
+    """A name of a file, on one line, as far as a terminal may be told it."""
+    return _CONTROL.sub("\ufffd", str(name))
 
 
 def message(words: object) -> str:
-    """One line that begins with the program's name."""
-    return f"vllama: {one_line(words)}"
+    """One line that begins with the program's name, whatever stands in the words."""
+    return f"vllama: {shown(' '.join(str(words).split()))}"
 
 
 def say(words: object) -> None:

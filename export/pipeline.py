@@ -16,6 +16,7 @@ from vllama.runtime.bundle import POSITIONS, Bundle, open_bundle
 from vllama.runtime.errors import FileError
 from vllama.runtime.manifest import SCHEMA, FidelityRow, FileRecord, Manifest, hash_file
 from vllama.runtime.spec import spec_to_dict
+from vllama.runtime.version import own_version
 
 from .checkpoint import Part, Reader, position_tables, read_parts
 from .fidelity import fixed_prompts, llm_fidelity
@@ -26,13 +27,13 @@ from .observe import observe, run
 from .recipe import plan
 from .reference import reference_bytes
 from .request import Precision, Request
-from .staging import StagedPart, Staging, alone, part_key, record_files, writing
+from .staging import StagedPart, Staging, part_key, record_files, writing
 from .to_gguf import gguf_bytes, to_gguf
 from .to_onnx import compare, examples, to_onnx
 from .to_tensorrt import Progress, add_engines, open_builder
 
 _EXAMPLES = 2  # to fit the rounding to, and as many again to judge it by
-_TOOLS = ("vllama", "torch", "onnx", "onnxscript", "onnxruntime", "gguf", "llama-cpp-python")
+_TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime", "gguf", "llama-cpp-python")
 _WEIGHT_BYTES: dict[Precision, float] = {"fp32": 4, "fp16": 2, "int8": 1.25, "w8a16": 1.05}  # some are wider
 _SPARE_BYTES = 1 << 20  # graphs, tables and the manifest
 
@@ -40,7 +41,7 @@ _SPARE_BYTES = 1 << 20  # graphs, tables and the manifest
 def run_export(request: Request, step: Progress, report: Report) -> Bundle:
     """Do what was asked for, as `export_model` says, which has checked it."""
     builder = open_builder(request.engines, request.threads) if request.engines else None
-    with alone(request.out), _limited(request.threads):
+    with _limited(request.threads):
         bundle = _there(request) if request.adds_engines else _new(request, step, report)
         return add_engines(bundle, builder, step, report) if builder else bundle
 
@@ -206,7 +207,7 @@ class _Export:
 
 
 def _tools() -> dict[str, str]:
-    return {name: version(name) for name in _TOOLS}
+    return {"vllama": own_version(), **{name: version(name) for name in _TOOLS}}
 
 
 def _gguf(quant: str) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -14,7 +16,7 @@ from vllama.runtime.manifest import MANIFEST
 from vllama.runtime.spec import ModelSpec
 
 from .meter import Report
-from .staging import check_free
+from .staging import alone, check_free
 from .to_tensorrt import EngineOptions, Progress
 
 Precision = Literal["fp32", "fp16", "int8", "w8a16"]
@@ -69,7 +71,6 @@ class Request:
             raise SpecError(f"quantization {self.llm_type!r} is not known; use one of {', '.join(QUANTS)}")
         if not self.adds_engines:
             check_folder(self.weights)
-            check_free(self.out)
 
 
 def export_model(
@@ -106,14 +107,24 @@ def export_model(
         DiskFullError: it does not fit; finished parts are kept for the next call.
     """
     request = Request(spec, weights, out, quant, precision, engines, threads)
-    try:
+    with _installed():
         request.check()
-        from .pipeline import run_export  # torch
+    with alone(out):
+        if not request.adds_engines:
+            check_free(out)
+        with _installed():
+            from .pipeline import run_export  # torch
+        return run_export(request, progress or (lambda part, done, total: None), report or (lambda cost: None))
+
+
+@contextmanager
+def _installed() -> Iterator[None]:
+    try:
+        yield
     except ImportError as error:
         raise BackendUnavailableError(
             f"an export needs torch and others ({error}); install {extra('export')}"
         ) from error
-    return run_export(request, progress or (lambda part, done, total: None), report or (lambda cost: None))
 
 
 def check_folder(weights: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
@@ -216,25 +217,29 @@ def _monitor(trt: Any, step: Callable[[float], None]) -> Any:
             self.failure: BaseException | None = None
             self._open: dict[str, list[int]] = {}  # phase -> [steps done, steps in all], outermost first
             self._told = 0.0
+            self._lock = threading.Lock()  # TensorRT may tell from several threads
 
         def phase_start(self, name: str, parent: str | None, steps: int) -> None:
-            self._open[name] = [0, max(steps, 1)]
+            with self._lock:
+                self._open[name] = [0, max(steps, 1)]
 
         def phase_finish(self, name: str) -> None:
-            self._open.pop(name, None)
+            with self._lock:
+                self._open.pop(name, None)
 
         def step_complete(self, name: str, number: int) -> bool:
-            if self.failure is not None:
-                return False
-            if name in self._open:
-                self._open[name][0] = number + 1
-            try:
-                self._told = max(self._told, self._fraction())  # a phase may end before its steps do
-                step(self._told)
-            except BaseException as failure:  # noqa: BLE001 - raised again where TensorRT, which must end first, returns
-                self.failure = failure
-                return False
-            return True
+            with self._lock:
+                if self.failure is not None:
+                    return False
+                if name in self._open:
+                    self._open[name][0] = number + 1
+                try:
+                    self._told = max(self._told, self._fraction())  # a phase may end before its steps do
+                    step(self._told)
+                except BaseException as failure:  # noqa: BLE001 - raised again where TensorRT, which ends first, returns
+                    self.failure = failure
+                    return False
+                return True
 
         def _fraction(self) -> float:
             fraction, share = 0.0, 1.0

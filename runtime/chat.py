@@ -120,7 +120,8 @@ class Chat:
 
         Args:
             question: what the user asks; never parsed for control tokens.
-            span: seconds of the clip it is about; None: those of the turn before, at first `Span.whole()`.
+            span: seconds of the clip it is about; None: those of the turn before, at first `Span.whole()`. Only
+                sound that was encoded there is heard: see `Engine.index`.
             long: how a span is looked at that has more frames than the original takes. "frames": the original's rule.
                 "memory": all of them, merged to as many tokens. "segments": pieces of the original's kind, each with
                 its times, as many as fit. "map": each piece is asked by itself, and the answer made from their answers.

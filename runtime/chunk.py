@@ -47,7 +47,7 @@ class Part:
         return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(_TYPES[self.dtype]).itemsize
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Chunk:
     """An open file. about: what its writer said of it. data: all of its bytes, mapped: read when they are used.
 

@@ -165,7 +165,7 @@ class Engine:
         Args:
             path: the file.
             fps: pictures per second beside those of the whole-clip rule, and all of the sound; 0: only what the rule
-                asks for.
+                asks for, which of a span may be nothing.
             span: seconds a question will be about: what the rule asks for there is encoded too.
             audio: False leaves the sound out.
             timeline: one that an earlier call gave for this file; it is extended and returned.

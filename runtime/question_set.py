@@ -108,6 +108,8 @@ def _read(line: bytes, path: Path, number: int) -> KnownAnswer:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"]))
         what = f"{where} ({first['input']!r:.60}): {first['msg']}" if where else first["msg"]
-        raise FileError(f"{path}, line {number}: {what}; a question has video, question and answer") from error
+        raise FileError(
+            f"{path}, line {number}: {what}; its fields are video, question and answer, and kind, key and rivals"
+        ) from error
     key = words(row.answer) if row.key is None else row.key
     return KnownAnswer(path.parent / row.video, row.question, row.answer, row.kind, key, row.rivals)

@@ -199,7 +199,8 @@ class Timeline:
     def forget(self, span: Span) -> None:
         """Give up what was seen and heard in a span, and every stretch of sound that reaches into it.
 
-        What was saved of a file stays saved: `vllama index rm` removes that.
+        What was saved of a file stays saved: `vllama index rm` removes that. A conversation about a file keeps what
+        it has read: begin another one.
         """
         with self._lock:
             cut = span.within(self.duration)

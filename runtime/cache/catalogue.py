@@ -12,8 +12,8 @@ from ..errors import FileError, SpecError
 from ..files import replace_file
 from ..llm.prefixes import prefixes_dir
 from ..lock import locked
-from .content import contents_dir, identify, is_unchanged, recall, recorded
-from .saved import ABOUT, CONTENT_DIGITS, About, files, read_about, read_saved, reading, timelines_dir
+from .content import CONTENT_DIGITS, contents_dir, identify, is_unchanged, recall, recorded
+from .saved import ABOUT, About, files, read_about, read_saved, reading, timelines_dir
 from .store import LOCK
 
 _SHORT_ID = 4  # characters of an id that say which one is meant
@@ -99,7 +99,7 @@ def find_entries(what: str) -> list[Entry]:
         found = [entry for entry in entries if entry.id.startswith(what)]
     path = Path(what)
     if not found:
-        content = identify(path, remember=False).sha256 if os.path.isfile(path) else recall(path)
+        content = identify(path).sha256 if os.path.isfile(path) else recall(path)
         found = [entry for entry in entries if entry.about and entry.about.content == content]
     if not found:
         found = [entry for entry in entries if entry.about and entry.about.path == os.path.realpath(path)]

@@ -16,17 +16,22 @@ from ..errors import MediaError, MissingFileError
 from ..files import write_whole
 from ..manifest import hash_file
 
+CONTENT_DIGITS = 32  # of a sha256, that the names of what is kept of a clip begin with
 _SETTLED_NS = 2_000_000_000  # a file changed later than that before it was hashed may change again unseen
 
 
 @dataclass(frozen=True)
 class Content:
-    """What a file held when it was looked at: sha256 of its bytes, how many, and when they were last changed."""
+    """What a file held when it was looked at: sha256 of its bytes, how many, and when they were last changed.
+
+    hashed_ns: when it was hashed; 0: it is known from before.
+    """
 
     path: Path
     sha256: str
     bytes: int
     mtime_ns: int
+    hashed_ns: int = 0
 
     def check(self) -> None:
         """Make sure that it is still so, as far as size and time tell.
@@ -38,29 +43,37 @@ class Content:
             raise MediaError(f"{self.path}: was changed while it was read; run this again when it is complete")
 
 
-def identify(path: Path, *, remember: bool = True) -> Content:
-    """The content of a file; hashed only if path, size or time of the last change are new.
-
-    Args:
-        remember: write down what was hashed, with the path.
+def identify(path: Path) -> Content:
+    """The content of a file; hashed only if path, size or time of the last change are not those of `remember`.
 
     Raises:
         MediaError: it is no file, cannot be read, or is changed while it is hashed.
     """
     size, mtime_ns = _stamp(path)
-    memory = _memory(path)
-    known = _recall(memory)
+    known = _recall(_memory(path))
     if known is not None and (known.bytes, known.mtime_ns) == (size, mtime_ns):
         return Content(path, known.sha256, size, mtime_ns)
     now = time.time_ns()
     try:
-        content = Content(path, hash_file(path).sha256, size, mtime_ns)
+        content = Content(path, hash_file(path).sha256, size, mtime_ns, now)
     except MissingFileError as error:
         raise MediaError(str(error)) from error
     content.check()
-    if remember and now - mtime_ns > _SETTLED_NS:
-        _remember(memory, content)
     return content
+
+
+def remember(content: Content) -> None:
+    """Write down what a file holds, with its path, so that it need not be hashed again."""
+    if content.hashed_ns - content.mtime_ns <= _SETTLED_NS:  # also where that is known
+        return
+    row = {
+        "path": str(content.path.resolve()), "sha256": content.sha256,
+        "bytes": content.bytes, "mtime_ns": content.mtime_ns,
+    }  # fmt: skip
+    memory = _memory(content.path)
+    with suppress(OSError):  # a cache that cannot be written costs a hash at the next question, nothing else
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(memory, [json.dumps(row).encode()])
 
 
 def recall(path: Path) -> str | None:
@@ -110,13 +123,3 @@ def _recall(memory: Path) -> Content | None:
         return Content(Path(known["path"]), str(known["sha256"]), int(known["bytes"]), int(known["mtime_ns"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None  # never hashed here
-
-
-def _remember(memory: Path, content: Content) -> None:
-    row = {
-        "path": str(content.path.resolve()), "sha256": content.sha256,
-        "bytes": content.bytes, "mtime_ns": content.mtime_ns,
-    }  # fmt: skip
-    with suppress(OSError):  # a cache that cannot be written costs a hash at the next question, nothing else
-        memory.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(memory, [json.dumps(row).encode()])

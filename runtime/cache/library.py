@@ -21,7 +21,7 @@ from ..remembered import read_remembered, start_memory
 from ..spec import ModelSpec
 from ..timeline import Timeline
 from ..times import check_span, ms_since
-from .content import Content, identify
+from .content import Content, identify, remember
 from .saved import About, Saved
 from .saver import Note, Saver, remembered_of
 from .store import MOST_SMALL, Store
@@ -65,12 +65,14 @@ class Library:
         found = self._found(content, store, need, timeline)
         if found is not None and self._has_all(found, need):
             _check_use(path, found.kind, found.duration, need, self.bundle.spec)
+            remember(content)
             found.encoded, found.shared, found.encode_ms, found.saved = 0, 0, 0.0, True
             return found
         info = _info(content)
         content.check()
         _check_use(path, info.kind, info.duration, need, self.bundle.spec)
-        if need.audio and info.tracks > 1:
+        remember(content)  # not of a file that cannot be used: no timeline of it would be there to delete
+        if need.audio and self.bundle.spec.audio and info.tracks > 1:
             note(f"{path}: of its {info.tracks} sound tracks the one that plays by itself is heard")
         timeline = found or timeline or _from_info(info, content, self.bundle)
         saver = Saver(timeline, content, self.bundle, must_save, note)

@@ -20,9 +20,9 @@ from ..chunk import Chunk, open_chunk
 from ..errors import FileError
 from ..timeline import ClipFeature, FrameFeature, Timeline
 from ..types import Modality
+from .content import CONTENT_DIGITS
 
-SCHEMA = 3
-CONTENT_DIGITS = 32  # of a file's sha256, that the id of its timeline begins with
+SCHEMA = 4
 ABOUT = "about.json"
 MORE_FILES = "allow more open files" if os.name == "nt" else "allow more open files with `ulimit -n`"
 _RANKS = {

@@ -61,7 +61,7 @@ class SoundSource:
     pulse: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Block:
     """Sound as it came. first: the number of its first sample. captured: when that was, on the clock; it may be late.
 

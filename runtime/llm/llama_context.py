@@ -87,14 +87,14 @@ class LlamaContext:
             self._read_model()
             self._table = TokenTable(path, self.n_vocab, self.hidden_size)
             self._context = self._make_context(n_ctx)
+            self._memory = self._lib.llama_get_memory(self._context)
+            self.n_ctx = min(n_ctx, int(self._lib.llama_n_ctx(self._context)))
+            self.n_batch = int(self._lib.llama_n_batch(self._context))
+            if how.gpu_layers:
+                self._take_memory()
         except BaseException:
             self.close()
             raise
-        self._memory = self._lib.llama_get_memory(self._context)
-        self.n_ctx = min(n_ctx, int(self._lib.llama_n_ctx(self._context)))
-        self.n_batch = int(self._lib.llama_n_batch(self._context))
-        if how.gpu_layers:
-            self._take_memory()
 
     @property
     def length(self) -> int:
@@ -265,7 +265,12 @@ class LlamaContext:
 
     def _take_memory(self) -> None:
         """What a GPU gives at the first batch alone, before the encoders are there, which can do with less of it."""
-        self.decode(np.full(min(self.n_batch, self.n_ctx), self.bos, np.int32), wanted=False)
+        try:
+            self.decode(np.full(min(self.n_batch, self.n_ctx), self.bos, np.int32), wanted=False)
+        except BackendError as error:
+            if out_of_memory():
+                raise BackendError(self._too_many_layers()) from error
+            raise
         self.truncate(0)
 
     def _read_logits(self) -> Float32:

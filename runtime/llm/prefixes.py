@@ -14,13 +14,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from ..bundle import cache_dir
+from ..cache.content import CONTENT_DIGITS
 from ..errors import FileError
 from ..files import replace_file
 from .rows import Key, KvPrefix
 
 _SCHEMA = "1"
 _MOST_BYTES = 2_000_000_000  # of all of them: 40 that a 7B read of a clip
-_CONTENT_DIGITS = 32  # of the clip's sha256, that the name of its prefixes begins with
 
 
 def prefixes_dir() -> Path:
@@ -44,7 +44,7 @@ class PrefixStore:
         """
         self._folder = folder
         self._fingerprint = fingerprint
-        self._begin = f"{content[:_CONTENT_DIGITS]}-" if content else ""
+        self._begin = f"{content[:CONTENT_DIGITS]}-" if content else ""
 
     def find(self, keys: Sequence[Key]) -> KvPrefix | None:
         """The prefix of exactly those positions, if it was kept; a file that is not what was written is removed."""

@@ -16,7 +16,7 @@ from .llama_context import LlamaContext, Rows
 Key = int | tuple[bytes, int]  # of a position: a token, or a row of hashed embeds
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class KvPrefix:
     """A read prompt: what each position was decoded from, and llama.cpp's state of them.
 

@@ -13,7 +13,7 @@ from vllama.cli import app
 from vllama.runtime import errors
 from vllama.runtime.errors import VllamaError
 
-# What README.md and `vllama --help` say.
+# What docs/commands.md and `vllama --help` say.
 CODES = {
     "VllamaError": 1,
     "SpecError": 2,

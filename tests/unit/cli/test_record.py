@@ -16,7 +16,7 @@ from vllama.runtime import DiskFullError, FileError, Span, Timeline
 from vllama.runtime.timeline import FrameFeature
 
 HEAD: dict[str, object] = {
-    "schema": 3, "vllama": "0", "model": "m", "model_files": {"a": "b"}, "clip": "c.mp4", "content": "d",
+    "schema": 4, "vllama": "0", "model": "m", "model_files": {"a": "b"}, "clip": "c.mp4", "content": "d",
     "audio": True, "fps": 1.0, "kv": "f16", "n_ctx": 512, "gpu_layers": 0, "device": "cpu", "runner": "onnx",
     "there": {"frames": [0, 2], "copies": [[2, 0]], "clips": [0.5], "remembered": None},
 }  # fmt: skip
@@ -88,7 +88,7 @@ def test_a_line_that_is_no_row_is_named_by_its_number(tmp_path: Path, row: objec
 
 def test_what_is_no_record_of_this_version_says_what_to_do(tmp_path: Path) -> None:
     old = {name: value for name, value in HEAD.items() if name not in ("schema", "there")}
-    with pytest.raises(FileError, match=r"schema is 1, this vllama reads 3; ask again with --record, or .* vllama 0$"):
+    with pytest.raises(FileError, match=r"schema is 1, this vllama reads 4; ask again with --record, or .* vllama 0$"):
         read_record(write(tmp_path, old, ROW))
     with pytest.raises(FileError, match="schema is 2"):
         read_record(write(tmp_path, {**HEAD, "schema": 2}, ROW))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,24 +10,23 @@ import numpy as np
 import pytest
 from llama_cpp import llama_supports_gpu_offload
 
-from tests.conftest import Vllama
-from vllama import cli
+from tests.conftest import Done, Vllama
 from vllama.cli.record import There, digest
 from vllama.cli.replay import _find
 from vllama.runtime import Timeline
+from vllama.runtime.bundle import shipped_bundle
 from vllama.runtime.remembered import Remembered
 from vllama.runtime.timeline import FrameFeature
 
 ASKED = ("-m", "miniature", "-n", 8, "--temperature", 0, "--device", "cpu")
-CIRCLE = Path(cli.__file__).parent / "demo_clips" / "circle.mp4"
 
 
 @pytest.fixture
-def run(vllama: Vllama, tmp_path: Path) -> Vllama:
+def run(command: Vllama, tmp_path: Path) -> Vllama:
     """The command with a cache of its own."""
 
-    def run(*arguments: object, cache: str = "cache") -> Any:
-        return vllama(*arguments, env={"VLLAMA_CACHE": str(tmp_path / cache)})
+    def run(*arguments: object, cache: str = "cache") -> Done:
+        return command(*arguments, env={"VLLAMA_CACHE": str(tmp_path / cache)})
 
     return run
 
@@ -49,7 +49,7 @@ def with_head(record: Path, **changes: object) -> Path:
     return record
 
 
-def assert_same(done: Any, times: int = 1) -> None:
+def assert_same(done: Done, times: int = 1) -> None:
     assert (done.returncode, done.stderr.count("same: ")) == (0, times), done.stderr
     assert not [line for line in done.stderr.splitlines() if "note" in line or "differs" in line], done.stderr
 
@@ -77,6 +77,17 @@ def test_replay_runs_where_the_record_ran_unless_told_otherwise(
     assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1), wrong.stderr
 
 
+def test_recorded_bundle_is_found_by_its_name_or_is_the_persons_own(
+    run: Vllama, record: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_head(record, model="elsewhere")
+    done = run("replay", record)
+    assert done.returncode == 3
+    assert done.stderr.rstrip().endswith("; or give the recorded bundle's folder with --model"), done.stderr
+    monkeypatch.setenv("VLLAMA_MODEL", str(shipped_bundle()))
+    assert_same(run("replay", record))
+
+
 def test_replay_has_the_context_of_the_record(run: Vllama, clip: Path, tmp_path: Path) -> None:
     path = tmp_path / "record.jsonl"
     assert run("index", clip, "-m", "miniature", "--fps", 8).returncode == 0
@@ -91,16 +102,16 @@ def test_replay_has_the_context_of_the_record(run: Vllama, clip: Path, tmp_path:
     [("--at", "3"), ("--from", "0.4", "--to", "2.6"), (), ("--long", "memory"), ("--last", "2s", "--long", "map")],
 )
 def test_replay_sees_what_the_question_saw_whatever_was_asked_since(
-    run: Vllama, tmp_path: Path, how: tuple[str, ...]
+    run: Vllama, film: Path, tmp_path: Path, how: tuple[str, ...]
 ) -> None:
-    clip, path = CIRCLE, tmp_path / "record.jsonl"
+    path = tmp_path / "record.jsonl"
     if "--to" in how:  # from pictures so dense that the span needs none between
-        assert run("index", clip, "-m", "miniature", "--fps", 4).returncode == 0
-    assert run("ask", clip, "What happens?", *ASKED, *how, "--record", path).returncode == 0
+        assert run("index", film, "-m", "miniature", "--fps", 4).returncode == 0
+    assert run("ask", film, "What happens?", *ASKED, *how, "--record", path).returncode == 0
     for span in (("--from", "1", "--to", "2"), ("--from", "0", "--to", "1.5")):
-        assert run("ask", clip, "What?", *ASKED, *span).returncode == 0
+        assert run("ask", film, "What?", *ASKED, *span).returncode == 0
     assert_same(run("replay", path))
-    assert run("index", clip, "-m", "miniature", "--fps", 10).returncode == 0
+    assert run("index", film, "-m", "miniature", "--fps", 10).returncode == 0
     assert_same(run("replay", path))
 
 
@@ -116,7 +127,7 @@ def test_replay_sees_no_more_where_the_clip_was_indexed_more_densely(
 
 
 def test_a_record_says_what_each_question_could_choose_from(
-    run: Vllama, clip: Path, vllama: Vllama, record: Path
+    record: Path,
 ) -> None:
     head, row = lines(record)
     assert head["there"] == {"frames": [0, 5, 10, 15, 20, 25, 30, 35], "copies": [], "clips": [], "remembered": None}
@@ -164,6 +175,38 @@ def test_an_open_end_is_json_and_is_repeated(run: Vllama, clip: Path, tmp_path: 
     assert [row["span"] for row in lines(path)[1:]] == [[2.0, None]] * 2
     assert "Infinity" not in path.read_text("utf-8")
     assert_same(run("replay", path), 2)
+
+
+def test_a_clip_that_was_moved_is_given_to_replay(run: Vllama, record: Path, clip: Path, tmp_path: Path) -> None:
+    with_head(record, clip=str(tmp_path / "gone.mp4"))
+    gone = run("replay", record)
+    assert (gone.returncode, gone.stdout, gone.stderr.count("\n")) == (4, "", 1), gone.stderr
+    assert_same(run("replay", record, "--clip", shutil.copy(clip, tmp_path / "moved.mp4")))
+
+
+def test_replay_draws_as_the_record_did_with_its_kv_cache(run: Vllama, clip: Path, tmp_path: Path) -> None:
+    drawn = (*ASKED, "-n", 16, "--temperature", 3, "--top-p", 1, "--top-k", 0, "--seed", 5)
+    answers = []
+    for kv in ("f16", "q8_0"):
+        path = tmp_path / f"{kv}.jsonl"
+        assert run("ask", clip, "What happens?", *drawn, "--kv", kv, "--record", path).returncode == 0
+        assert_same(run("replay", path))
+        answers.append(lines(path)[1]["token_ids"])
+    assert answers[0] != answers[1], "or the test would show nothing"
+
+
+def test_a_prompt_that_is_another_is_said(run: Vllama, record: Path) -> None:
+    head, row = lines(record)
+    number = next(place for place, key in enumerate(row["prompt"]) if isinstance(key, int))
+    row["prompt"][number] += 1
+    record.write_text("\n".join(map(json.dumps, [head, row])), "utf-8")
+    done = run("replay", record)
+    assert (done.returncode, done.stderr) == (0, f"same: {len(row['token_ids'])} tokens; the prompt differs\n")
+    row["token_ids"][3] += 1
+    record.write_text("\n".join(map(json.dumps, [head, row])), "utf-8")
+    done = run("replay", record)
+    said = f"differs from token 3 of {len(row['token_ids'])} on; the prompt differs too\n"
+    assert (done.returncode, done.stderr) == (1, said)
 
 
 def test_another_clip_is_refused_before_the_model_is_looked_for(run: Vllama, record: Path, silent_clip: Path) -> None:

@@ -5,8 +5,10 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from tests.conftest import needs_ctrl_c
-from vllama.export import export_model
+from vllama.export import export_model, to_tensorrt
 from vllama.export.meter import PartCost
 from vllama.export.precision import Precision, lower
 from vllama.export.staging import record_files
@@ -254,3 +256,26 @@ def test_profiles_cover_one_picture_live_use_and_whole_clips(vicuna_spec: ModelS
     assert profiles("frames", vicuna_spec) == profiles("clips", vicuna_spec) == batches
     assert profiles("audio", vicuna_spec) == [(1, 8, 8)]
     assert profiles("video", vicuna_spec) == [(1, 8, 8), (9, 64, 64)], "up to the pictures of a memory"
+
+
+def test_progress_may_be_told_by_several_threads() -> None:
+    trt = SimpleNamespace(IProgressMonitor=object)
+    told: list[float] = []
+    monitor = to_tensorrt._monitor(trt, told.append)
+
+    def work(number: int) -> None:
+        for turn in range(300):
+            phase = f"{number} {turn}"
+            monitor.phase_start(phase, None, 2)
+            monitor.step_complete(phase, 0)
+            monitor.phase_finish(phase)
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(work, range(4)))
+    finally:
+        sys.setswitchinterval(before)
+    assert monitor.failure is None
+    assert (len(told), told) == (1200, sorted(told))

@@ -142,6 +142,13 @@ def test_any_size_is_merged_as_the_rules_say(data: st.DataObject) -> None:
     same(memory.frames_now(), slow_moment(features, fragment, kept, limit, short), count)
 
 
+def test_a_fragment_of_one_picture_that_becomes_one_with_its_neighbour_costs_it_no_frame() -> None:
+    features = random_frames(12 * 8 + 1)
+    found = filled(features, Memory(24)).frames()
+    assert len(found.times) == 24
+    same(found, slow_whole(features, 8, 2, 24), len(features))
+
+
 def test_of_equal_neighbours_the_first_are_merged() -> None:
     features = np.ones((40, 1, 2), np.float32)
     memory = filled(features, Memory(24))

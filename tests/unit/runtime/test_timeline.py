@@ -172,7 +172,7 @@ def test_pictures_and_small_sounds_thin_alike() -> None:
     sounds = np.array([start for start in np.arange(0.0, 3 * 3600, 0.5) if timeline.has_clip(start)])
     for age in (60, 600, 6000):
         since = timeline.duration - age
-        assert 0.9 < 2 * (frames >= since).sum() / (sounds >= since).sum() < 2.2, age
+        assert 0.9 < 2 * (frames >= since).sum() / (sounds >= since).sum() < 1.1, age
 
 
 def test_budget_of_seconds_keeps_the_newest() -> None:

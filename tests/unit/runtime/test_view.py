@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -19,12 +19,6 @@ from vllama.runtime.types import Span
 from vllama.runtime.view import Viewer
 
 _RATE = 2.0
-
-
-@pytest.fixture(scope="module")
-def encoders() -> Iterator[Encoders]:
-    with Encoders(open_bundle(find_bundle("miniature")), threads=1) as encoders:
-        yield encoders
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import needs_links
-from vllama.runtime.cache import content
+from vllama.runtime.cache import content as contents
 from vllama.runtime.cache.catalogue import find_entries
-from vllama.runtime.cache.content import identify, is_unchanged, recall
+from vllama.runtime.cache.content import Content, identify, is_unchanged, recall, remember
 from vllama.runtime.errors import MediaError, SpecError
 from vllama.runtime.manifest import FileRecord, hash_file
 
@@ -34,20 +34,27 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         seen.append(path)
         return hash_file(path)
 
-    monkeypatch.setattr(content, "hash_file", hash_it)
+    monkeypatch.setattr(contents, "hash_file", hash_it)
     return seen
 
 
+def known(path: Path) -> Content:
+    """Its content, which is remembered."""
+    content = identify(path)
+    remember(content)
+    return content
+
+
 def test_file_is_hashed_once(file: Path, hashed: list[Path]) -> None:
-    assert identify(file).sha256 == identify(file).sha256 == recall(file) == sha256(b"one").hexdigest()
+    assert known(file).sha256 == known(file).sha256 == recall(file) == sha256(b"one").hexdigest()
     assert hashed == [file]
 
 
 def test_changed_file_is_hashed_again(file: Path, hashed: list[Path]) -> None:
-    identify(file)
+    known(file)
     file.write_bytes(b"two")
     os.utime(file, ns=(10**18 + _TICK, 10**18 + _TICK))
-    assert identify(file).sha256 == sha256(b"two").hexdigest()
+    assert known(file).sha256 == sha256(b"two").hexdigest()
     file.write_bytes(b"three")
     os.utime(file, ns=(10**18 + _TICK, 10**18 + _TICK))
     assert identify(file).sha256 == sha256(b"three").hexdigest()
@@ -56,13 +63,13 @@ def test_changed_file_is_hashed_again(file: Path, hashed: list[Path]) -> None:
 
 def test_file_that_was_changed_just_now_is_not_trusted(file: Path, hashed: list[Path]) -> None:
     os.utime(file)
-    identify(file)
-    identify(file)
+    known(file)
+    known(file)
     assert len(hashed) == 2
 
 
 def test_damaged_memory_costs_a_hash(file: Path, hashed: list[Path], tmp_path: Path) -> None:
-    identify(file)
+    known(file)
     (memory,) = (tmp_path / "cache" / "contents").iterdir()
     memory.write_text("{")
     assert identify(file).sha256 == sha256(b"one").hexdigest()
@@ -70,18 +77,18 @@ def test_damaged_memory_costs_a_hash(file: Path, hashed: list[Path], tmp_path: P
 
 
 def test_what_is_only_looked_for_is_not_written_down(file: Path, tmp_path: Path) -> None:
-    assert identify(file, remember=False).sha256 == sha256(b"one").hexdigest()
+    assert identify(file).sha256 == sha256(b"one").hexdigest()
     with pytest.raises(SpecError, match="no timeline"):
         find_entries(str(file))
     assert not (tmp_path / "cache").exists()
 
 
 def test_change_while_it_is_used_is_noticed(file: Path) -> None:
-    known = identify(file)
-    known.check()
+    content = identify(file)
+    content.check()
     os.utime(file, ns=(10**18, 10**18 + _TICK))
     with pytest.raises(MediaError, match="was changed while it was read"):
-        known.check()
+        content.check()
     assert is_unchanged(file, 3, 10**18) is False
     file.unlink()
     assert is_unchanged(file, 3, 10**18) is None
@@ -116,5 +123,5 @@ def test_memory_that_cannot_be_written_leaves_nothing(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    assert identify(file).bytes == 3
+    assert known(file).bytes == 3
     assert list((tmp_path / "cache" / "contents").iterdir()) == []

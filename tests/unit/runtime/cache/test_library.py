@@ -5,6 +5,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -13,21 +14,23 @@ import numpy as np
 import pytest
 
 from vllama.runtime import Engine, Span, Timeline, indexing
-from vllama.runtime.cache import saver
+from vllama.runtime.bundle import Bundle
+from vllama.runtime.cache import library, saver
 from vllama.runtime.cache.catalogue import list_entries
 from vllama.runtime.cache.content import identify
 from vllama.runtime.cache.store import MOST_SMALL, Store
 from vllama.runtime.change import STILL, Glance
 from vllama.runtime.encoders import Encoders
-from vllama.runtime.errors import FileError, SpecError
+from vllama.runtime.errors import FileError, MediaError, SpecError
 from vllama.runtime.media import probe, read_frames
 from vllama.runtime.pixels import frame_indices
 from vllama.runtime.placement import Placement
 from vllama.runtime.remembered import start_memory
 from vllama.runtime.timeline import Budget, ClipFeature, FrameFeature
-from vllama.runtime.types import Float32
+from vllama.runtime.types import Embeds, Float32
 from vllama.runtime.view import Viewer
 
+pytestmark = pytest.mark.usefixtures("cache")
 _RATE, _SECONDS, _CHANGE = 5, 20, 13
 
 
@@ -35,12 +38,6 @@ _RATE, _SECONDS, _CHANGE = 5, 20, 13
 def engine() -> Iterator[Engine]:
     with Engine.open("miniature", threads=1, answers=False) as engine:
         yield engine
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("VLLAMA_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
 
 
 @pytest.fixture(scope="module")
@@ -241,6 +238,38 @@ def test_memory_of_shared_features_is_that_of_the_features_repeated(engine: Engi
     np.testing.assert_array_equal(timeline.remembered.embeds, embeds)
 
 
+def test_memory_of_the_whole_is_made_again_by_another_video_q_former(
+    engine: Engine, noisy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = list[int]()
+    video_embeds = Encoders.video_embeds
+
+    def counted(encoders: Encoders, features: Float32) -> Embeds:
+        made.append(len(features))
+        return video_embeds(encoders, features)
+
+    monkeypatch.setattr(Encoders, "video_embeds", counted)
+    for _ in range(2):
+        assert engine.index(noisy, fps=4.0).remembered is not None
+    assert len(made) == 1
+    monkeypatch.setattr(Bundle, "video_hash", "of another")
+    for _ in range(2):
+        assert engine.index(noisy, fps=4.0).encoded == 0
+    assert len(made) == 2
+
+
+@pytest.mark.parametrize("of", ["content", "model"])
+def test_timeline_of_another_file_or_model_is_not_extended(engine: Engine, frozen: Path, of: str) -> None:
+    timeline = engine.index(frozen, fps=0.0)
+    count = timeline.frame_count
+    setattr(timeline, of, "another")
+    with pytest.raises(FileError) as error:
+        engine.index(frozen, fps=4.0, timeline=timeline)
+    refusal = "the timeline to extend is of another file or model; index the file without it"
+    assert str(error.value) == f"{frozen}: {refusal}"
+    assert timeline.frame_count == count
+
+
 def test_damaged_feature_is_dropped_said_and_encoded_again(engine: Engine, noisy: Path, cache: Path) -> None:
     whole = _all(engine.index(noisy, fps=1.0))
     (chunk,) = cache.glob("timelines/*/*.safetensors")
@@ -439,3 +468,26 @@ def test_cache_that_is_no_folder_is_not_an_empty_one(tmp_path: Path, monkeypatch
     monkeypatch.setenv("VLLAMA_CACHE", str(tmp_path / "text.txt"))
     with pytest.raises(FileError, match=r"text\.txt: is no folder"):
         list_entries()
+
+
+def test_file_that_cannot_be_used_leaves_no_trace(engine: Engine, tmp_path: Path, cache: Path) -> None:
+    """There would be no timeline with which to delete it."""
+    path = tmp_path / "secret.txt"
+    path.write_text("mine")
+    os.utime(path, ns=(10**18, 10**18))
+    with pytest.raises(MediaError):
+        engine.index(path)
+    assert not list(cache.rglob("*.json"))
+
+
+def test_tracks_that_are_not_heard_are_said_where_there_is_something_to_hear_with(
+    engine: Engine, sound_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two, said = replace(probe(sound_file), tracks=2), list[str]()
+    monkeypatch.setattr(library, "probe", lambda path: two)
+    library._info.cache_clear()
+    engine.index(sound_file, note=said.append)
+    assert said == [f"{sound_file}: of its 2 sound tracks the one that plays by itself is heard"]
+    engine.index(sound_file, note=said.append)
+    assert len(said) == 1, "it is found, and nothing of it is read"
+    library._info.cache_clear()

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import pytest
 
 from vllama.runtime.bundle import shipped_bundle
 from vllama.runtime.errors import BackendError
+from vllama.runtime.llm import llama_library
 from vllama.runtime.llm.llama_context import LlamaContext, LlmSettings, fewer_layers
 
 TOKENS = np.arange(300, 340, dtype=np.int32)
@@ -54,6 +55,40 @@ def test_a_decode_ends_where_it_is_cancelled(context: LlamaContext, cancel: thre
     cancel.clear()
     assert context.decode(TOKENS[8:], wanted=True) is not None
     assert context.length == 40
+
+
+@pytest.mark.parametrize(
+    ("logged", "said"),
+    [
+        ("ggml_vulkan: Device memory allocation failed", r"memory does not hold 1 layers: .* --gpu-layers 0$"),
+        ("a lost device", r"^llama_decode of 64 positions returned -2: a lost device; report it$"),
+    ],
+)
+def test_gpu_that_fails_at_the_first_batch_gives_back_what_it_gave(
+    logged: str, said: str, tiny_gguf: Path, cancel: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library, freed = llama_library.load_library(), list[str]()
+
+    def decode(context: int, batch: object) -> int:
+        llama_library._log.append(logged)
+        return -2
+
+    def freeing(name: str) -> Callable[[int], None]:
+        free = getattr(library, name)
+
+        def told(held: int) -> None:
+            freed.append(name)
+            free(held)
+
+        return told
+
+    monkeypatch.setattr(library, "llama_supports_gpu_offload", lambda: True)
+    monkeypatch.setattr(library, "llama_decode", decode)
+    for name in ("llama_free", "llama_model_free"):
+        monkeypatch.setattr(library, name, freeing(name))
+    with pytest.raises(BackendError, match=said):
+        LlamaContext(tiny_gguf, 64, LlmSettings(1, gpu_layers=1), cancel)
+    assert freed == ["llama_free", "llama_model_free"]
 
 
 def test_closing_twice_is_closing_once(tiny_gguf: Path, cancel: threading.Event) -> None:

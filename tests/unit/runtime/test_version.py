@@ -4,7 +4,7 @@ import importlib.metadata
 
 import pytest
 
-from vllama.cli.version import own_version
+from vllama.runtime.version import own_version
 
 
 def test_a_checkout_that_is_not_installed_has_no_version(monkeypatch: pytest.MonkeyPatch) -> None:
