@@ -17,6 +17,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vllama.runtime.bundle import read_manifest, write_manifest
-from vllama.runtime.spec import ModelSpec, find_spec, spec_to_dict
+from vllama.cli.app import main
+from vllama.runtime.manifest import read_manifest, write_manifest
+from vllama.runtime.spec import AudioSpec, ModelSpec, find_spec, spec_to_dict
 
 # What started the suite may have Ctrl-C ignored, as shells do in the background; the tests that send it need it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -189,7 +191,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", folder], check=True)
 
 
-Vllama = Callable[..., subprocess.CompletedProcess[str]]
+Done = subprocess.CompletedProcess[str]
+Vllama = Callable[..., Done]
 
 
 @pytest.fixture(scope="session")
@@ -213,7 +216,7 @@ def own_surroundings(home: Path) -> Iterator[None]:
 def vllama() -> Vllama:
     """Run the `vllama` command as a person does; keyword `env` adds variables, others go to subprocess.run."""
 
-    def run(*arguments: object, env: dict[str, str] | None = None, **options: Any) -> subprocess.CompletedProcess[str]:
+    def run(*arguments: object, env: dict[str, str] | None = None, **options: Any) -> Done:
         return subprocess.run(
             [sys.executable, "-m", "vllama.cli", *map(str, arguments)],
             capture_output=True,
@@ -223,6 +226,33 @@ def vllama() -> Vllama:
         )
 
     return run
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Vllama:
+    """The same in this process, where everything is loaded: for what a process of its own shows no more of."""
+
+    def run(*arguments: object, env: dict[str, str] | None = None) -> Done:
+        words = ["vllama", *map(str, arguments)]
+        capsys.readouterr()
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "argv", words)
+            for name, value in {"COLUMNS": "120", **(env or {})}.items():
+                patch.setenv(name, value)
+            with pytest.raises(SystemExit) as ended:
+                main()
+        code = ended.value.code
+        assert isinstance(code, int)
+        return Done(words, code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of the test's own."""
+    monkeypatch.setenv("VLLAMA_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
 
 
 def read_tensors(folder: Path) -> dict[str, Any]:
@@ -241,8 +271,16 @@ def export_tiny(tiny_models: Path, tiny_weights: Path) -> Callable[..., Path]:
         from vllama.export import export_model  # loads torch
 
         out, spec = tiny_models.parent / f"{name}-{quant}-{precision}", find_spec(name, tiny_models)
+        partial, graphs = out.with_name(f"{out.name}.partial"), tiny_models.parent / f"graphs-{precision}"
+
+        def keep_graphs(part: str, done: int, total: int) -> None:
+            if part.startswith("llm") and not graphs.exists():
+                shutil.copytree(partial, graphs)
+
         if name == "tiny-vicuna":
-            return export_model(spec, tiny_weights, out, quant=quant, precision=precision).folder
+            if graphs.exists():  # of another type of the language model: the export goes on with it
+                shutil.copytree(graphs, partial)
+            return export_model(spec, tiny_weights, out, quant=quant, precision=precision, progress=keep_graphs).folder
         shutil.copytree(exported("tiny-vicuna", quant, precision), out)  # the same weights, with other words around
         write_manifest(out, replace(read_manifest(out), model=name, spec=spec_to_dict(spec)))
         return out
@@ -257,6 +295,39 @@ def export_tiny(tiny_models: Path, tiny_weights: Path) -> Callable[..., Path]:
 def tiny_bundle(export_tiny: Callable[..., Path]) -> Path:
     """tiny-vicuna in float32 throughout."""
     return export_tiny()
+
+
+@pytest.fixture(scope="session")
+def tiny_gguf(vicuna_spec: ModelSpec, tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The language model of tiny-vicuna alone, in F16."""
+    from vllama.export.llama import open_llama  # these load torch
+    from vllama.export.to_gguf import to_gguf
+
+    path = tmp_path_factory.mktemp("llm") / "llm.gguf"
+    to_gguf(open_llama(vicuna_spec, tiny_weights), vicuna_spec, path, "F16")
+    return path
+
+
+@pytest.fixture(scope="session")
+def chat_cases(reference: Path) -> dict[str, Any]:
+    """The recorded conversations by name."""
+    cases: dict[str, Any] = json.loads((reference / "tiny" / "golden" / "chat_cases.json").read_text("utf-8"))
+    return cases
+
+
+@pytest.fixture(scope="session")
+def audio() -> AudioSpec:
+    """How the published models hear: the recordings of the preprocessing do not depend on the size of a model."""
+    spec = find_spec("video-llama-2-7b-chat").audio
+    assert spec is not None
+    return spec
+
+
+@pytest.fixture(scope="session")
+def film() -> Iterator[Path]:
+    """A red circle, a blue star and three beeps."""
+    with as_file(files("vllama.cli").joinpath("demo_clips", "circle.mp4")) as path:
+        yield path
 
 
 @pytest.fixture(scope="session")

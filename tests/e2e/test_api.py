@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.conftest import needs_links
+from tests.e2e.conftest import greedy
 from vllama.runtime import (
     Chat,
     ContextOverflowError,
@@ -17,21 +17,9 @@ from vllama.runtime import (
     Engine,
     FileError,
     ModelNotFoundError,
-    Sampling,
     Span,
     SpecError,
 )
-
-
-@pytest.fixture
-def engine(tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
-    monkeypatch.setenv("VLLAMA_CACHE", str(tmp_path / "cache"))
-    with Engine.open(tiny_bundle) as engine:
-        yield engine
-
-
-def _short(engine: Engine, tokens: int = 12) -> Sampling:
-    return replace(engine.spec.llm.sampling, max_tokens=tokens, temperature=0.0)
 
 
 def _read(deltas: Iterator[Delta]) -> tuple[str, Delta]:
@@ -42,11 +30,11 @@ def _read(deltas: Iterator[Delta]) -> tuple[str, Delta]:
 def test_readme_conversation_runs_as_written(engine: Engine, clip: Path) -> None:
     timeline = engine.index(str(clip))
     chat = engine.chat(timeline)
-    text, last = _read(chat.ask("What is she cooking?", sampling=_short(engine)))
+    text, last = _read(chat.ask("What is she cooking?", sampling=greedy(engine)))
     assert last.usage is not None
     assert text == last.usage.answer == chat.turns[0].answer
     assert (last.usage.first_token_ms > 0, len(last.usage.frame_times), len(last.usage.audio_spans)) == (True, 8, 8)
-    _, last = _read(chat.ask("And what do you hear?", span=Span(1.0, 3.0), sampling=_short(engine)))
+    _, last = _read(chat.ask("And what do you hear?", span=Span(1.0, 3.0), sampling=greedy(engine)))
     assert last.usage is not None
     assert all(1.0 <= time <= 3.0 for time in last.usage.frame_times)
     assert last.usage.prefilled_tokens < last.usage.prompt_tokens
@@ -73,7 +61,7 @@ def test_damaged_saved_timeline_is_made_again(engine: Engine, clip: Path, tmp_pa
 
 def test_span_on_one_second_looks_inside_it(engine: Engine, clip: Path) -> None:
     timeline = engine.index(clip, fps=10.0)
-    _, last = _read(engine.chat(timeline).ask("What?", span=Span.last(1.0), sampling=_short(engine, 2)))
+    _, last = _read(engine.chat(timeline).ask("What?", span=Span.last(1.0), sampling=greedy(engine, 2)))
     assert last.usage is not None
     assert len(last.usage.frame_times) >= 7
     assert all(time >= timeline.duration - 1.0 for time in last.usage.frame_times)
@@ -81,45 +69,45 @@ def test_span_on_one_second_looks_inside_it(engine: Engine, clip: Path) -> None:
 
 def test_second_question_about_another_span_brings_its_media(engine: Engine, clip: Path) -> None:
     chat = engine.chat(engine.index(clip))
-    _read(chat.ask("a", sampling=_short(engine, 2)))
-    _read(chat.ask("b", sampling=_short(engine, 2)))
-    _read(chat.ask("c", span=Span(0.0, 1.0), sampling=_short(engine, 2)))
+    _read(chat.ask("a", sampling=greedy(engine, 2)))
+    _read(chat.ask("b", sampling=greedy(engine, 2)))
+    _read(chat.ask("c", span=Span(0.0, 1.0), sampling=greedy(engine, 2)))
     assert [turn.media.kind for turn in chat.turns] == ["audio_video", "text", "audio_video"]
 
 
 def test_two_conversations_take_turns_on_one_engine(engine: Engine, clip: Path) -> None:
     timeline = engine.index(clip)
-    alone = [_read(engine.chat(timeline).ask(q, sampling=_short(engine)))[0] for q in ("one?", "two?")]
+    alone = [_read(engine.chat(timeline).ask(q, sampling=greedy(engine)))[0] for q in ("one?", "two?")]
     chats = [engine.chat(timeline), engine.chat(timeline)]
     assert [
-        _read(chat.ask(q, sampling=_short(engine)))[0] for chat, q in zip(chats, ("one?", "two?"), strict=True)
+        _read(chat.ask(q, sampling=greedy(engine)))[0] for chat, q in zip(chats, ("one?", "two?"), strict=True)
     ] == alone
 
 
 def test_answer_that_another_question_overtook_ends(engine: Engine, clip: Path) -> None:
     timeline = engine.index(clip)
-    first = engine.chat(timeline).ask("one?", sampling=_short(engine, 40))
+    first = engine.chat(timeline).ask("one?", sampling=greedy(engine, 40))
     next(first)
-    whole = _read(engine.chat(timeline).ask("two?", sampling=_short(engine)))[0]
+    whole = _read(engine.chat(timeline).ask("two?", sampling=greedy(engine)))[0]
     _, last = _read(first)
     assert last.usage is not None
     assert last.usage.finish == "cancelled"
-    assert _read(engine.chat(timeline).ask("two?", sampling=_short(engine)))[0] == whole
+    assert _read(engine.chat(timeline).ask("two?", sampling=greedy(engine)))[0] == whole
 
 
 def test_left_answer_stays_in_the_conversation(engine: Engine, clip: Path) -> None:
     chat = engine.chat(engine.index(clip))
-    answer = chat.ask("a", sampling=_short(engine, 40))
+    answer = chat.ask("a", sampling=greedy(engine, 40))
     begun = next(answer).text
     answer.close()
     assert chat.turns[0].answer is not None
     assert chat.turns[0].answer.startswith(begun.strip())
-    assert _read(chat.ask("b", sampling=_short(engine, 2)))[1].usage is not None
+    assert _read(chat.ask("b", sampling=greedy(engine, 2)))[1].usage is not None
 
 
 def test_cancel_from_another_thread_ends_the_answer(engine: Engine, clip: Path) -> None:
     chat = engine.chat(engine.index(clip))
-    answer = chat.ask("a", sampling=_short(engine, 300))
+    answer = chat.ask("a", sampling=greedy(engine, 300))
     next(answer)
     chat.cancel()
     *_, last = answer
@@ -130,8 +118,8 @@ def test_cancel_from_another_thread_ends_the_answer(engine: Engine, clip: Path) 
 def test_cancel_of_one_conversation_leaves_the_answer_of_another(engine: Engine, clip: Path) -> None:
     timeline = engine.index(clip)
     other, chat = engine.chat(timeline), engine.chat(timeline)
-    _read(other.ask("b", sampling=_short(engine)))
-    answer = chat.ask("a", sampling=_short(engine))
+    _read(other.ask("b", sampling=greedy(engine)))
+    answer = chat.ask("a", sampling=greedy(engine))
     next(answer)
     other.cancel()
     _, last = _read(answer)
@@ -141,9 +129,9 @@ def test_cancel_of_one_conversation_leaves_the_answer_of_another(engine: Engine,
 
 def test_cancel_ends_the_running_answer_also_where_another_was_asked_for(engine: Engine, clip: Path) -> None:
     chat = engine.chat(engine.index(clip))
-    running = chat.ask("a", sampling=_short(engine))
+    running = chat.ask("a", sampling=greedy(engine))
     next(running)
-    asked = chat.ask("b", sampling=_short(engine))
+    asked = chat.ask("b", sampling=greedy(engine))
     chat.cancel()
     for answer in (running, asked):
         _, last = _read(answer)
@@ -156,22 +144,22 @@ def test_cancel_before_the_prompt_is_read_ends_the_answer_and_not_the_next(
     engine: Engine, clip: Path, prepared: bool
 ) -> None:
     timeline = engine.index(clip)
-    whole = _read(engine.chat(timeline).ask("a", sampling=_short(engine)))[0]
+    whole = _read(engine.chat(timeline).ask("a", sampling=greedy(engine)))[0]
     chat = engine.chat(timeline)
     chat.cancel()  # nothing is asked: it stops nothing
     if prepared:
         chat.prepare()
-    assert _read(chat.ask("a", sampling=_short(engine)))[0] == whole
+    assert _read(chat.ask("a", sampling=greedy(engine)))[0] == whole
     chat.clear()
     if prepared:
         chat.prepare()
-    answer = chat.ask("a", sampling=_short(engine))
+    answer = chat.ask("a", sampling=greedy(engine))
     chat.cancel()
     text, last = _read(answer)
     assert last.usage is not None
     assert (text, last.usage.finish, last.usage.answer_tokens) == ("", "cancelled", 0)
     chat.clear()
-    assert _read(chat.ask("a", sampling=_short(engine)))[0] == whole
+    assert _read(chat.ask("a", sampling=greedy(engine)))[0] == whole
 
 
 def test_wrong_arguments_are_refused(engine: Engine, clip: Path) -> None:

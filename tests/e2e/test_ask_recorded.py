@@ -17,23 +17,17 @@ _CASES = json.loads((Path(__file__).parents[1] / "golden/tiny/golden/chat_cases.
 _BUNDLE = {"vicuna": "tiny-vicuna", "llama_2": "tiny-llama-2"}
 
 
-@pytest.fixture(scope="session")
-def cases(reference: Path) -> dict[str, Any]:
-    cases: dict[str, Any] = json.loads((reference / "tiny/golden/chat_cases.json").read_text("utf-8"))
-    return cases
-
-
 @pytest.mark.parametrize("name", [name for name in _CASES if "cropped" not in name])
 def test_answers_equal_the_recorded_ones(
     name: str,
-    cases: dict[str, Any],
+    chat_cases: dict[str, Any],
     clips: Path,
     golden: Callable[..., Golden],
     export_tiny: Callable[..., Path],
     vllama: Vllama,
     tmp_path: Path,
 ) -> None:
-    case = cases[name]
+    case = chat_cases[name]
     if case["kind"] == "image":
         clip = tmp_path / "picture.png"
         Image.fromarray(golden("stages_image", "image_u8")["image_u8"]).save(clip)

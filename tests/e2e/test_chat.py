@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import Vllama
+from tests.live.terminal import own_terminal
 
 OPTIONS = ("-n", "6", "--temperature", "0")
 
@@ -160,7 +161,7 @@ def test_ctrl_c_in_a_terminal_stops_the_answer_and_keeps_the_chat(
     process = subprocess.Popen(
         [sys.executable, "-m", "vllama.cli", *arguments],
         stdin=follower, stdout=follower, stderr=follower, start_new_session=True,
-        preexec_fn=_own_terminal,
+        preexec_fn=own_terminal,
         env={**os.environ, "VLLAMA_CACHE": str(home / "cache"), "TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1"},
     )  # fmt: skip
     os.close(follower)
@@ -191,13 +192,6 @@ def test_ctrl_c_in_a_terminal_stops_the_answer_and_keeps_the_chat(
     finally:
         process.kill()
         os.close(leader)
-
-
-def _own_terminal() -> None:
-    import fcntl
-    import termios
-
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
 def _until(leader: int, *wanted: str, seconds: float = 60.0) -> str:

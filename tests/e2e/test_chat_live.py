@@ -12,7 +12,6 @@ import threading
 import time
 import wave
 from collections.abc import Iterator
-from importlib.resources import as_file, files
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +22,7 @@ from typer.testing import CliRunner
 from tests.live.mjpeg import MjpegServer
 from tests.live.process import Running
 from tests.live.pulse import Pulse, missing
+from tests.live.terminal import own_terminal
 from vllama.cli.app import app
 from vllama.runtime import DeviceError, SpecError
 from vllama.runtime.media import probe
@@ -30,13 +30,6 @@ from vllama.runtime.sound import count_samples, read_samples
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
 MODEL = ("--model", "miniature", "--threads", "2")
-
-
-@pytest.fixture(scope="module")
-def film() -> Iterator[Path]:
-    """A red circle, a blue star and three beeps."""
-    with as_file(files("vllama.cli").joinpath("demo_clips", "circle.mp4")) as path:
-        yield path
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +166,7 @@ def test_a_terminal_shows_what_is_on_and_is_sane_afterwards(camera: MjpegServer,
     before = termios.tcgetattr(follower)
     process = subprocess.Popen(
         [sys.executable, "-m", "vllama.cli", "chat", "--webcam", camera.url, "--max-tokens", "96", *MODEL],
-        stdin=follower, stdout=follower, stderr=follower, start_new_session=True, preexec_fn=_own_terminal,
+        stdin=follower, stdout=follower, stderr=follower, start_new_session=True, preexec_fn=own_terminal,
         env={**os.environ, "VLLAMA_CACHE": str(home / "cache"), "TERM": "xterm", "COLUMNS": "120", "LINES": "30"},
     )  # fmt: skip
     screen = _Screen(leader)
@@ -218,10 +211,3 @@ class _Screen:
                     os.write(self._leader, b"\x1b[3;1R")
                 self._seen += text
         self._seen = ""
-
-
-def _own_terminal() -> None:
-    import fcntl
-    import termios
-
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)

@@ -12,12 +12,12 @@ from tests.conftest import Vllama
 
 
 @pytest.fixture
-def questions(vllama: Vllama, tiny_bundle: Path, clip: Path, silent_clip: Path, tmp_path: Path) -> Path:
+def questions(command: Vllama, tiny_bundle: Path, clip: Path, silent_clip: Path, tmp_path: Path) -> Path:
     """Two questions that the model answers rightly, because its own answers are the key, and one that it cannot."""
     rows = []
     for video in (clip, silent_clip):
         options = ("--model", tiny_bundle, "--temperature", "0", "--json")
-        said = json.loads(vllama("ask", video, "What happens?", *options).stdout)["answer"]
+        said = json.loads(command("ask", video, "What happens?", *options).stdout)["answer"]
         rows.append({"video": str(video), "question": "What happens?", "answer": said, "kind": "own"})
     rows.append({"video": str(clip), "question": "Where?", "answer": "nowhere at all", "kind": "other"})
     path = tmp_path / "questions.jsonl"
@@ -25,10 +25,10 @@ def questions(vllama: Vllama, tiny_bundle: Path, clip: Path, silent_clip: Path, 
     return path
 
 
-def test_right_answers_are_counted_by_kind(vllama: Vllama, tiny_bundle: Path, questions: Path, tmp_path: Path) -> None:
+def test_right_answers_are_counted_by_kind(command: Vllama, tiny_bundle: Path, questions: Path, tmp_path: Path) -> None:
     details = tmp_path / "details.jsonl"
     options = ("--model", tiny_bundle, "--set", questions, "--ablations", "--details", details)
-    done = vllama("eval", *options, "--json")
+    done = command("eval", *options, "--json")
     assert done.returncode == 0, done.stderr
     accuracy = json.loads(done.stdout)["accuracy"]
     assert set(accuracy) == {"as it is", "frames shuffled", "no sound", "other sound", "no media"}
@@ -52,8 +52,8 @@ def test_figures_are_a_table_for_people(vllama: Vllama, tiny_bundle: Path, quest
     assert "0.0% (0%-79%)" in done.stdout
 
 
-def test_what_is_outside_its_world_is_refused_by_the_miniature(vllama: Vllama) -> None:
-    done = vllama("eval", "--model", "miniature", "--set", "foreign", "--clips", 2, "--json")
+def test_what_is_outside_its_world_is_refused_by_the_miniature(command: Vllama) -> None:
+    done = command("eval", "--model", "miniature", "--set", "foreign", "--clips", 2, "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)["accuracy"]["as it is"]
     assert {kind: (row["questions"], row["accuracy"]) for kind, row in found.items()} == {
@@ -68,28 +68,28 @@ def test_a_set_that_is_not_there_is_one_line(vllama: Vllama, tiny_bundle: Path) 
     assert (done.returncode, len(done.stderr.splitlines()), "none.jsonl" in done.stderr) == (3, 1, True)
 
 
-def test_details_take_the_place_of_nothing(vllama: Vllama, tiny_bundle: Path, questions: Path) -> None:
+def test_details_take_the_place_of_nothing(command: Vllama, tiny_bundle: Path, questions: Path) -> None:
     before = questions.read_bytes()
-    done = vllama("eval", "--model", tiny_bundle, "--set", questions, "--details", questions)
+    done = command("eval", "--model", tiny_bundle, "--set", questions, "--details", questions)
     assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (3, "", 1)
     assert "is there already" in done.stderr
     assert questions.read_bytes() == before
 
 
 def test_details_that_cannot_be_written_are_refused_before_the_model_is_looked_for(
-    vllama: Vllama, questions: Path, tmp_path: Path
+    command: Vllama, questions: Path, tmp_path: Path
 ) -> None:
     details = tmp_path / "none" / "details.jsonl"
-    done = vllama("eval", "--model", "no-such-model", "--set", questions, "--details", details)
+    done = command("eval", "--model", "no-such-model", "--set", questions, "--details", details)
     assert (done.returncode, len(done.stderr.splitlines()), str(details) in done.stderr) == (3, 1, True)
     new = tmp_path / "new.jsonl"
-    assert vllama("eval", "--model", "no-such-model", "--set", questions, "--details", new).returncode == 3
+    assert command("eval", "--model", "no-such-model", "--set", questions, "--details", new).returncode == 3
     assert not new.exists(), "nothing was answered"
 
 
 @pytest.mark.parametrize("as_json", [True, False])
 def test_a_clip_that_cannot_be_decoded_costs_its_own_questions_only(
-    vllama: Vllama, tiny_bundle: Path, questions: Path, tmp_path: Path, as_json: bool
+    command: Vllama, tiny_bundle: Path, questions: Path, tmp_path: Path, as_json: bool
 ) -> None:
     for number, place in enumerate((0, 3)):  # the first, and then the last, which lends its sound to the first
         rows = questions.read_text("utf-8").splitlines()[:2]
@@ -98,7 +98,7 @@ def test_a_clip_that_cannot_be_decoded_costs_its_own_questions_only(
         bad, details = tmp_path / "bad.jsonl", tmp_path / f"details{number}.jsonl"
         bad.write_text("\n".join(rows), "utf-8")
         options = ("--model", tiny_bundle, "--set", bad, "--ablations", "--details", details)
-        done = vllama("eval", *options, *["--json"] * as_json)
+        done = command("eval", *options, *["--json"] * as_json)
         assert done.returncode == 4, done.stderr
         assert "1 of 3 questions" in done.stderr.splitlines()[-1]
         assert "bad.mp4" in done.stderr.splitlines()[-1]
@@ -116,24 +116,29 @@ def test_a_clip_that_cannot_be_decoded_costs_its_own_questions_only(
 
 
 def test_a_set_of_which_nothing_can_be_answered_has_no_figures(
-    vllama: Vllama, tiny_bundle: Path, tmp_path: Path
+    vllama: Vllama, command: Vllama, tiny_bundle: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "bad.mp4").write_bytes(b"no clip at all")
     path = tmp_path / "bad.jsonl"
     path.write_text(json.dumps({"video": "bad.mp4", "question": "What?", "answer": "a"}), "utf-8")
     table = vllama("eval", "--model", tiny_bundle, "--set", path)
     assert (table.returncode, table.stdout, "Traceback" in table.stderr) == (4, "", False)
-    figures = vllama("eval", "--model", tiny_bundle, "--set", path, "--json")
+    figures = command("eval", "--model", tiny_bundle, "--set", path, "--json")
     assert (figures.returncode, json.loads(figures.stdout)["accuracy"]) == (4, {"as it is": {}})
 
 
 def test_a_question_that_does_not_fit_counts_in_no_condition(
-    vllama: Vllama, tiny_bundle: Path, clip: Path, tiny_config: dict[str, Any], tmp_path: Path
+    vllama: Vllama,
+    command: Vllama,
+    tiny_bundle: Path,
+    clip: Path,
+    tiny_config: dict[str, Any],
+    tmp_path: Path,
 ) -> None:
     short, longer = "What?" + " a" * 10, "What?" + " a" * 110
-    done = vllama("ask", clip, short, "-m", tiny_bundle, "--json", "-n", 1)
+    done = command("ask", clip, short, "-m", tiny_bundle, "--json", "-n", 1)
     one = json.loads(done.stdout)["prompt_tokens"]
-    done = vllama("ask", clip, longer, "-m", tiny_bundle, "--json", "-n", 1)
+    done = command("ask", clip, longer, "-m", tiny_bundle, "--json", "-n", 1)
     each = (json.loads(done.stdout)["prompt_tokens"] - one) / 100
     room = tiny_config["llama"]["max_position_embeddings"] - one
     too_long = short + " a" * (int(room / each) + 10)  # fits without media alone
@@ -155,15 +160,15 @@ def test_a_question_that_does_not_fit_counts_in_no_condition(
 
 
 def test_questions_of_no_kind_are_counted_once_and_brackets_are_no_markup(
-    vllama: Vllama, tiny_bundle: Path, clip: Path, tmp_path: Path
+    command: Vllama, tiny_bundle: Path, clip: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "kinds.jsonl"
     rows = [{"video": str(clip), "question": "What?", "answer": "a"}]
     path.write_text(json.dumps(rows[0]), "utf-8")
-    plain = vllama("eval", "--model", tiny_bundle, "--set", path)
+    plain = command("eval", "--model", tiny_bundle, "--set", path)
     assert plain.returncode == 0, plain.stderr
     assert [line.split()[1] for line in plain.stdout.splitlines() if "0.0%" in line] == ["unnamed", "all"]
     path.write_text(json.dumps(rows[0] | {"kind": "a [/x] [red]b"}), "utf-8")
-    marked = vllama("eval", "--model", tiny_bundle, "--set", path)
+    marked = command("eval", "--model", tiny_bundle, "--set", path)
     assert marked.returncode == 0, marked.stderr
     assert "a [/x] [red]b" in marked.stdout

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Vllama
-from vllama.runtime.bundle import hash_file, read_manifest
+from vllama.runtime.manifest import hash_file, read_manifest
 
 MINIATURE = Path(__file__).parents[2] / "export" / "mini" / "weights"
 SQUARE = Path(__file__).parents[2] / "cli" / "demo_clips" / "square.mp4"
@@ -32,13 +34,13 @@ def test_fidelity_stands_in_the_manifest(export_tiny: Callable[..., Path], preci
     manifest = read_manifest(export_tiny(precision=precision, quant=quant))
     cosine, kl, same_top = _LIMITS[precision, quant]
     rows = {row.part: row for row in manifest.fidelity}
-    assert set(rows) == {"frames", "clips", "video", "audio"} | ({"llm"} if kl else set())
+    assert set(rows) == {"frames", "clips", "video", "audio"} | (set() if kl is None else {"llm"})
     for part in ("frames", "clips", "video", "audio"):
         row = rows[part]
         assert row.cosine is not None
         assert row.cosine >= cosine, row
         assert row.max_abs is not None
-    if kl and same_top:
+    if kl is not None and same_top is not None:
         llm = rows["llm"]
         assert llm.kl is not None
         assert 0 <= llm.kl <= kl, llm
@@ -111,7 +113,7 @@ def test_engines_are_built_with_an_export_and_into_a_bundle_that_is_there(vllama
     pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT for RTX is not made for this system")
     out = tmp_path / "out"
     options = ("miniature", "--weights", MINIATURE, "--out", out, "--engine", "tensorrt", "--target", "12.0")
-    done = vllama("export", *options, "--quant", "Q8_0")
+    done = vllama("export", *options, "--quant", "Q8_0", "--threads", 1)
     assert done.returncode == 0, done.stderr
     parts = [line.split(":")[0] for line in done.stderr.splitlines()]
     assert parts[-4:] == ["frames.engine", "video.engine", "clips.engine", "audio.engine"]
@@ -125,6 +127,46 @@ def test_engines_are_built_with_an_export_and_into_a_bundle_that_is_there(vllama
     assert again.returncode == 0, again.stderr
     assert [line.split(":")[0] for line in again.stderr.splitlines()] == ["audio.engine"]
     assert read_manifest(out).files == manifest.files
+
+
+_REFUSED = """
+import sys
+from vllama.cli.app import main
+
+for words in sys.argv[1:]:
+    sys.argv = ["vllama", "export", *words.split("|")]
+    try:
+        main()
+    except SystemExit as ended:
+        print(ended.code, "torch" in sys.modules)
+"""
+
+
+def test_what_is_wrong_is_said_before_torch_is_loaded(tiny_models: Path, tiny_weights: Path, tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    right = ["tiny-vicuna", "--models", str(tiny_models), "--out", str(tmp_path / "out")]
+    there, none = str(tmp_path / "there"), str(tmp_path / "none")
+    wrong = {
+        "quantization 'Q99' is not known; use one of F32, F16, ": ["--weights", str(tiny_weights), "--quant", "Q99"],
+        "precision 'fp8' is not known; use one of fp32, ": ["--weights", str(tiny_weights), "--precision", "fp8"],
+        f"{none}: not a folder; give the one with the published files as --weights": ["--weights", none],
+        f"{there}: already there; remove it or choose another": ["--weights", str(tiny_weights), "--out", there],
+    }
+    command = [sys.executable, "-c", _REFUSED, *("|".join([*right, *more]) for more in wrong.values())]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stdout.splitlines() == ["2 False", "2 False", "3 False", "3 False"], done.stderr
+    for line, words in zip(done.stderr.splitlines(), wrong, strict=True):
+        assert line.startswith(f"vllama: {words}")
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]
+
+
+def test_without_the_extra_it_is_said_what_to_install(tiny_models: Path, tiny_weights: Path, tmp_path: Path) -> None:
+    words = ["tiny-vicuna", "--models", tiny_models, "--out", tmp_path / "out", "--weights", tiny_weights]
+    code = f"import sys\nsys.modules['torch'] = None\n{_REFUSED}"
+    done = subprocess.run([sys.executable, "-c", code, "|".join(map(str, words))], capture_output=True, text=True)
+    assert done.stdout == "5 True\n", done.stderr
+    assert done.stderr.startswith("vllama: an export needs torch and others (")
+    assert done.stderr.endswith('; install the extra `export` (`pip install ".[export]"` in vllama\'s checkout)\n')
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
-import subprocess
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +14,34 @@ import av
 import numpy as np
 import pytest
 
-from tests.conftest import needs_links
+from tests.conftest import Done, Vllama, needs_links
 
-Done = subprocess.CompletedProcess[str]
 Run = Callable[..., Done]
 
 
 @pytest.fixture
-def index(vllama: Run, tiny_bundle: Path, tmp_path: Path) -> Run:
-    """`vllama index` with a cache of its own; a list of words that ends with --model where one is needed."""
+def index(command: Vllama, tiny_bundle: Path, cache: Path) -> Run:
+    """`vllama index` with a cache of its own, and the model where one is needed; verb: another command."""
 
-    def run(*words: object, command: str = "index", **options: object) -> Done:
-        needs_model = command == "ask" or words[0] not in ("ls", "rm", "show")
-        model = ("--model", tiny_bundle) if needs_model else ()
-        return vllama(command, *words, *model, env={"VLLAMA_CACHE": str(tmp_path / "cache")}, **options)
+    def run(*words: object, verb: str = "index") -> Done:
+        return command(*_words(verb, words, tiny_bundle))
 
     return run
+
+
+@pytest.fixture
+def index_process(vllama: Vllama, tiny_bundle: Path, cache: Path) -> Run:
+    """The same in a process of its own."""
+
+    def run(*words: object, verb: str = "index", **options: object) -> Done:
+        return vllama(*_words(verb, words, tiny_bundle), **options)
+
+    return run
+
+
+def _words(verb: str, words: tuple[object, ...], model: Path) -> list[object]:
+    needs_model = verb == "ask" or words[0] not in ("ls", "rm", "show")
+    return [verb, *words, *(("--model", model) if needs_model else ())]
 
 
 def _rows(done: Done) -> list[dict[str, Any]]:
@@ -36,19 +49,19 @@ def _rows(done: Done) -> list[dict[str, Any]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def test_indexed_clip_is_found_and_asked_without_encoding(index: Run, clip: Path) -> None:
-    first = index(clip)
+def test_indexed_clip_is_found_and_asked_without_encoding(index_process: Run, clip: Path) -> None:
+    first = index_process(clip)
     assert (first.returncode, first.stderr, len(first.stdout.splitlines())) == (0, "", 1)
     assert first.stdout.startswith(f"{clip}: ")
     assert " encoded in " in first.stdout
-    assert index(clip).stdout.endswith("; was there\n")
-    assert index(clip, "What?", "-n", 2, command="ask").stderr.endswith("; encoded before\n")
+    assert index_process(clip).stdout.endswith("; was there\n")
+    assert index_process(clip, "What?", "-n", 2, verb="ask").stderr.endswith("; encoded before\n")
 
 
 def test_question_leaves_its_pictures_for_the_next_and_for_the_index(index: Run, clip: Path) -> None:
-    asked = index(clip, "What?", "-n", 2, command="ask")
+    asked = index(clip, "What?", "-n", 2, verb="ask")
     assert (asked.returncode, asked.stderr.endswith("; encoded before\n")) == (0, False)
-    assert index(clip, "And?", "-n", 2, command="ask").stderr.endswith("; encoded before\n")
+    assert index(clip, "And?", "-n", 2, verb="ask").stderr.endswith("; encoded before\n")
     (row,) = _rows(index(clip, "--json"))
     assert row["encoded"] == row["frames"] + row["clips"] - 8 - 8
 
@@ -64,7 +77,7 @@ def test_more_pictures_are_added_to_those_there_are(index: Run, clip: Path) -> N
 def test_index_without_sound_does_not_spoil_the_one_with_it(index: Run, clip: Path) -> None:
     (quiet,) = _rows(index(clip, "--no-audio", "--json"))
     assert quiet["clips"] == 0
-    heard = index(clip, "What?", "-n", 2, command="ask")
+    heard = index(clip, "What?", "-n", 2, verb="ask")
     assert "heard 0.0-2.0" in heard.stderr
     (full,) = _rows(index(clip, "--json"))
     assert full["clips"] > 8
@@ -84,7 +97,8 @@ def test_folder_is_searched_and_what_is_left_out_is_said(
     assert [(Path(row["path"]).name, row["kind"]) for row in _rows(done)] == [
         ("clip.mp4", "video"), ("picture.png", "image"), ("sound.m4a", "audio"),
     ]  # fmt: skip
-    assert done.stderr == f"{folder}: skipped 1 that are no video, sound or picture: notes.txt\n"
+    skipped = "skipped 1 that are no video, sound or picture by their names: notes.txt"
+    assert done.stderr == f"vllama: note: {folder}: {skipped}\n"
     empty = index(tmp_path / "films" / "deep" / "..", "--json", "--fps", 1)
     assert [row["encoded"] for row in _rows(empty)] == [0, 0, 0]
 
@@ -130,16 +144,16 @@ def test_link_that_leads_nowhere_is_a_file_that_could_not_be_indexed(index: Run,
 
 
 def test_folder_that_cannot_be_read_is_said_and_the_rest_is_indexed(
-    index: Run, clip: Path, tmp_path: Path, unprivileged: Callable[[], None]
+    index_process: Run, clip: Path, tmp_path: Path, unprivileged: Callable[[], None]
 ) -> None:
     (tmp_path / "films" / "locked").mkdir(parents=True)
     for folder in (tmp_path / "films", tmp_path / "films" / "locked"):
         shutil.copy(clip, folder)
     (tmp_path / "films" / "locked").chmod(0)
     try:
-        done = index(tmp_path / "films", preexec_fn=unprivileged)
-        alone = index(tmp_path / "films" / "locked", preexec_fn=unprivileged)
-        inside = index(tmp_path / "films" / "locked" / clip.name, preexec_fn=unprivileged)
+        done = index_process(tmp_path / "films", preexec_fn=unprivileged)
+        alone = index_process(tmp_path / "films" / "locked", preexec_fn=unprivileged)
+        inside = index_process(tmp_path / "films" / "locked" / clip.name, preexec_fn=unprivileged)
     finally:
         (tmp_path / "films" / "locked").chmod(0o700)
     assert done.returncode == 4
@@ -152,12 +166,12 @@ def test_folder_that_cannot_be_read_is_said_and_the_rest_is_indexed(
 
 
 def test_clip_that_cannot_be_read_is_said_by_the_runtime(
-    index: Run, clip: Path, tmp_path: Path, unprivileged: Callable[[], None]
+    index_process: Run, clip: Path, tmp_path: Path, unprivileged: Callable[[], None]
 ) -> None:
     locked = Path(shutil.copy(clip, tmp_path / "locked.mp4"))
     locked.chmod(0)
-    for words, command in (((locked,), "index"), ((locked, "What?"), "ask")):
-        done = index(*words, command=command, preexec_fn=unprivileged)
+    for words, verb in (((locked,), "index"), ((locked, "What?"), "ask")):
+        done = index_process(*words, verb=verb, preexec_fn=unprivileged)
         assert (done.returncode, done.stdout) == (4, "")
         (line,) = done.stderr.splitlines()
         assert line.startswith(f"vllama: {locked}: Permission denied; "), line
@@ -198,9 +212,34 @@ def test_saved_timelines_are_listed_shown_and_deleted(
     deleted = index("rm", clip)
     assert (deleted.returncode, ids[0] in deleted.stdout) == (0, True)
     assert [row["id"] for row in _rows(index("ls", "--json"))] == ids[1:]
+    (tmp_path / "cache" / "prefixes").mkdir()
+    (tmp_path / "cache" / "prefixes" / "of another.safetensors").touch()
     assert index("rm", "--all").returncode == 0
-    assert list((tmp_path / "cache" / "timelines").iterdir()) == []
+    assert [path.parent.name for path in (tmp_path / "cache").glob("*/*")] == ["verified"]
     assert clip.exists()
+
+
+def test_what_was_asked_about_is_nowhere_once_it_is_deleted(index: Run, clip: Path, tmp_path: Path) -> None:
+    private = Path(shutil.copy(clip, tmp_path / "private.mp4"))
+    os.utime(private, (0, 0))  # what was changed just now is not remembered
+    index(private, "What?", "-n", 1, "--keep-prefix", verb="ask")
+    content = sha256(private.read_bytes()).hexdigest()[:32]
+    assert {path.parts[0] for path in _naming(tmp_path / "cache", "private", content)} == {
+        "contents", "prefixes", "timelines",
+    }  # fmt: skip
+    assert index("rm", private).returncode == 0
+    assert _naming(tmp_path / "cache", "private", content) == []
+
+
+def _naming(cache: Path, *words: str) -> list[Path]:
+    """The files that have one of them in their path or their bytes."""
+    there = [path.relative_to(cache) for path in cache.rglob("*")]
+    return [
+        path
+        for path in there
+        if any(word in str(path) for word in words)
+        or ((cache / path).is_file() and any(word.encode() in (cache / path).read_bytes() for word in words))
+    ]
 
 
 def test_broken_and_orphaned_timelines_are_listed_as_such(index: Run, clip: Path, tmp_path: Path) -> None:
@@ -238,15 +277,16 @@ def test_wrong_use_has_a_documented_exit_code(
     assert said in done.stderr
 
 
-def test_help_names_both_forms(vllama: Run) -> None:
+def test_help_names_both_forms(vllama: Vllama) -> None:
     for words in (("index", "--help"), ("index",)):
-        said = " ".join((vllama(*words).stdout + vllama(*words).stderr).split())
+        done = vllama(*words)
+        said = " ".join((done.stdout + done.stderr).split())
         assert "VIDEO... | ls | show PATH | rm" in said
     assert "--fps" in vllama("index", "add", "--help").stdout
 
 
-def test_pictures_that_show_nothing_new_are_said_and_shown(vllama: Run, tmp_path: Path) -> None:
-    film, cache = tmp_path / "still.mp4", {"VLLAMA_CACHE": str(tmp_path / "cache")}
+def test_pictures_that_show_nothing_new_are_said_and_shown(command: Vllama, cache: Path, tmp_path: Path) -> None:
+    film = tmp_path / "still.mp4"
     with av.open(film, "w") as container:
         video = container.add_stream("libx264", 2)
         video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
@@ -255,10 +295,10 @@ def test_pictures_that_show_nothing_new_are_said_and_shown(vllama: Run, tmp_path
                 pixels = np.full((48, 64, 3), shade, np.uint8)
                 container.mux(video.encode(av.VideoFrame.from_ndarray(pixels, "rgb24")))
         container.mux(video.encode())
-    (row,) = _rows(vllama("index", film, "--model", "miniature", "-t", 1, "--json", env=cache))
+    (row,) = _rows(command("index", film, "--model", "miniature", "-t", 1, "--json"))
     assert row["encoded"] + row["shared"] == row["frames"] > 20
     assert 2 <= row["encoded"] < 12
-    (shown,) = _rows(vllama("index", "show", film, "--json", env=cache))
+    (shown,) = _rows(command("index", "show", film, "--json"))
     assert (shown["frames"], shown["shared"]) == (row["frames"], row["shared"])
-    again = vllama("index", film, "--model", "miniature", "-t", 1, "--fps", 2, env=cache)
+    again = command("index", film, "--model", "miniature", "-t", 1, "--fps", 2)
     assert f"{40 - row['frames']} as before" in again.stdout, again.stdout

@@ -23,12 +23,13 @@ from tests.live.mjpeg import MjpegServer
 from tests.live.process import Running
 from tests.live.pulse import Pulse, missing
 from tests.live.spoken import say, silence
+from tests.live.waiting import until
 from vllama.runtime.capture.clock import Clock
 from vllama.runtime.capture.microphone import Microphone
 from vllama.runtime.speech.speaker import Speaker
 from vllama.runtime.speech.voices import find_voice
 
-pytest.importorskip("faster_whisper", reason="needs vllama[speech]")
+pytest.importorskip("faster_whisper", reason="needs the extra `speech`")
 from tests.live.tiny_whisper import write_tiny_whisper
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
@@ -70,13 +71,6 @@ def speak(pulse: Pulse, words: str, peak: float = 0.5) -> None:
     sound = say(words, peak=peak)
     begin = pulse.speaker().play(np.concatenate((sound, silence(0.1))))
     time.sleep(max(0.0, begin + len(sound) / 16000 - time.monotonic()))
-
-
-def _until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 60.0
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def wait_for_pictures(chat: Running) -> None:
@@ -141,7 +135,7 @@ def test_the_own_voice_is_no_question_and_somebody_louder_stops_it(
         speak(pulse, "I want to know whether there is a red circle in the picture or not", peak=0.8)
         chat.until(f"heard: {QUESTION}")
         # On a busy machine the sound has holes: it is two questions then, and the second stops the first answer.
-        _until(lambda: any(answer.endswith("so yes.") for answer in chat.out[2:]))
+        until(lambda: any(answer.endswith("so yes.") for answer in chat.out[2:]), 60.0)
         chat.say("/exit")
         assert chat.end() == 0
 
@@ -209,7 +203,8 @@ def test_without_the_extra_everything_else_works(
     (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['faster_whisper'] = None\n")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]))
     monkeypatch.setenv("VLLAMA_SPEECH_MODEL", str(whisper))
-    lacks = "vllama: faster-whisper is not installed; install `vllama[speech]`"
+    install = 'install the extra `speech` (`pip install ".[speech]"` in vllama\'s checkout)'
+    lacks = f"vllama: faster-whisper is not installed; {install}"
     with Running("chat", "--webcam", camera.url, "--mic", "pulse", *MODEL, home=home) as chat:
         wait_for_pictures(chat)
         chat.say("/talk")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.live import waiting
 from tests.live.mjpeg import MjpegServer
 from tests.live.pulse import RATE, Pulse, missing
 from vllama.runtime.capture.camera import Camera
@@ -75,10 +76,7 @@ def closed(source: Source) -> None:
 
 
 def until(source: Source, state: str) -> None:
-    end = time.monotonic() + PATIENCE
-    while source.status.state != state:
-        assert time.monotonic() < end, source.status
-        time.sleep(0.02)
+    waiting.until(lambda: source.status.state == state, PATIENCE)
 
 
 def one_line(*notes: str) -> None:

@@ -14,15 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.conftest import KILLED, Vllama, needs_ctrl_c
-from vllama.cli.app import main
 from vllama.export import export_model
-from vllama.runtime.bundle import hash_file, read_manifest
 from vllama.runtime.errors import DiskFullError
+from vllama.runtime.manifest import hash_file, read_manifest
 from vllama.runtime.spec import ModelSpec
-
-Command = Callable[..., tuple[object, str, str]]
 
 
 @pytest.fixture
@@ -31,19 +29,6 @@ def weights(tiny_weights: Path, tmp_path: Path) -> Path:
     for path in [copy, *copy.rglob("*")]:
         path.chmod(path.stat().st_mode | 0o200)
     return copy
-
-
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """The command in this process, which has loaded torch: its exit code, and what it printed to stdout and stderr."""
-
-    def run(*arguments: str) -> tuple[object, str, str]:
-        monkeypatch.setattr(sys, "argv", ["vllama", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return ended.value.code, *capsys.readouterr()
-
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +129,7 @@ def test_ctrl_c_is_quiet_and_leaves_no_half_part(tiny_models: Path, tiny_weights
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "text", "swapped", "no llm shard", "no tokenizer"])
 def test_wrong_files_are_one_line_and_nothing_is_written(
-    command: Command, tiny_models: Path, tiny_config: dict[str, Any], weights: Path, tmp_path: Path, damage: str
+    command: Vllama, tiny_models: Path, tiny_config: dict[str, Any], weights: Path, tmp_path: Path, damage: str
 ) -> None:
     files = {role: weights / name for role, name in tiny_config["files"].items()}
     llama = files["llama"]
@@ -166,31 +151,61 @@ def test_wrong_files_are_one_line_and_nothing_is_written(
         (llama / "model.safetensors").unlink()
     else:
         (llama / "tokenizer.model").unlink()
-    code, printed, said = command(*_arguments(tiny_models, weights, tmp_path / "out"))
-    assert (code, printed) == (3, ""), said
-    assert len(said.splitlines()) == 1
-    assert named.name in said
+    done = command(*_arguments(tiny_models, weights, tmp_path / "out"))
+    assert (done.returncode, done.stdout) == (3, ""), done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert named.name in done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["weights"]
 
 
 def test_existing_folder_is_never_overwritten(
-    command: Command, tiny_models: Path, tiny_weights: Path, tmp_path: Path
+    command: Vllama, tiny_models: Path, tiny_weights: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("precious")
-    code, _, said = command(*_arguments(tiny_models, tiny_weights, tmp_path / "out"))
-    assert (code, "already there" in said) == (3, True)
+    done = command(*_arguments(tiny_models, tiny_weights, tmp_path / "out"))
+    assert (done.returncode, "already there" in done.stderr) == (3, True)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine"]
 
 
 @pytest.mark.parametrize(("option", "value"), [("--quant", "Q99"), ("--precision", "fp8")])
 def test_unknown_type_lists_the_known(
-    command: Command, tiny_models: Path, tiny_weights: Path, tmp_path: Path, option: str, value: str
+    command: Vllama, tiny_models: Path, tiny_weights: Path, tmp_path: Path, option: str, value: str
 ) -> None:
     arguments = _arguments(tiny_models, tiny_weights, tmp_path / "out")
     arguments[arguments.index(option) + 1] = value
-    code, _, said = command(*arguments)
-    assert (code, repr(value) in said, "use one of" in said) == (2, True, True)
+    done = command(*arguments)
+    assert (done.returncode, repr(value) in done.stderr, "use one of" in done.stderr) == (2, True, True)
+
+
+def test_unknown_quantisation_of_an_entry_lists_the_known(
+    command: Vllama, tiny_models: Path, tiny_weights: Path, tmp_path: Path
+) -> None:
+    models = tmp_path / "models.toml"
+    models.write_text(tiny_models.read_text("utf-8").replace('quantization = "F32"', 'quantization = "Q4"'), "utf-8")
+    arguments = _arguments(models, tiny_weights, tmp_path / "out")
+    del arguments[arguments.index("--quant") : arguments.index("--quant") + 2]
+    done = command(*arguments)
+    wrong = "quantization 'Q4' is not known; use one of F32, F16, BF16, "
+    assert (done.returncode, wrong in done.stderr) == (2, True), done.stderr
+    assert done.stderr.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["models.toml"]
+
+
+def test_threads_that_were_asked_for_are_torchs_as_long_as_the_export_takes(
+    silent_spec: ModelSpec, tiny_weights: Path, tmp_path: Path
+) -> None:
+    seen, before = dict[str, int](), torch.get_num_threads()
+
+    def look(part: str, done: int, total: int) -> None:
+        seen[part] = torch.get_num_threads()
+        if part == "frames in float32":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        export_model(silent_spec, tiny_weights, tmp_path / "out", threads=before + 1, progress=look)
+    assert seen == dict.fromkeys(("sources", "frames in float32"), before + 1)
+    assert torch.get_num_threads() == before
 
 
 def test_engine_that_does_not_fit_the_disk_leaves_the_bundle_whole(

@@ -59,12 +59,6 @@ def engine(tiny_bundle: Path) -> Iterator[Engine]:
         yield engine
 
 
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("VLLAMA_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
 def _features(timeline: Timeline) -> tuple[Features, Features, Features]:
     """Pictures, the stretches of the whole-clip rule, and all stretches as spans of a few seconds choose them."""
     clips = {}

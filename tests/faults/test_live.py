@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from importlib.resources import as_file, files
 from itertools import islice
 from pathlib import Path
 
@@ -25,12 +25,6 @@ from vllama.runtime.timeline import ClipFeature, FrameFeature, Timeline
 
 MODEL = ("--model", "miniature", "--threads", "2")
 HOURS = 10
-
-
-@pytest.fixture(scope="module")
-def film() -> Iterator[Path]:
-    with as_file(files("vllama.cli").joinpath("demo_clips", "circle.mp4")) as path:
-        yield path
 
 
 @pytest.fixture
@@ -76,9 +70,9 @@ def test_ctrl_c_at_any_moment_ends_it(camera: MjpegServer, home: Path, seconds: 
         time.sleep(seconds)
         chat.interrupt()
         begun = time.monotonic()
-        assert chat.process.wait(60) != 0
+        assert chat.process.wait(60) == 130
         assert time.monotonic() - begun < 30.0
-    assert not [line for line in chat.err if "Fatal" in line or "core dumped" in line], chat.err
+    assert not [line for line in chat.err if re.search("Fatal|Traceback|core dumped", line)], chat.err
 
 
 def test_ctrl_c_in_an_answer_keeps_the_chat(film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,14 +21,6 @@ CLIPS = ["boat", "dog_barking", "silence_girl"]
 MEL_ATOL, MEL_MEAN, WAVEFORM_ATOL, AAC_ATOL = 1e-3, 1e-5, 2e-5, 1e-4
 
 
-@pytest.fixture(scope="module")
-def audio() -> AudioSpec:
-    """The published preprocessing: the recordings of this folder do not depend on the size of a model."""
-    spec = find_spec("video-llama-2-7b-chat").audio
-    assert spec is not None
-    return spec
-
-
 def test_every_recorded_sampling_has_its_pictures_and_its_message(reference: Path) -> None:
     rows = json.loads((reference / "preprocessing" / "frame_sampling.json").read_text("utf-8"))
     rows = [row for row in rows if row["sampling"] == "uniform"]

@@ -18,12 +18,6 @@ _NAMES = list(json.loads((Path(__file__).parents[1] / "golden/tiny/golden/chat_c
 _TIMES = re.compile(r"The video contains (\d+) frames sampled at (.*) seconds\. ")
 
 
-@pytest.fixture(scope="session")
-def cases(reference: Path) -> dict[str, Any]:
-    cases: dict[str, Any] = json.loads((reference / "tiny/golden/chat_cases.json").read_text("utf-8"))
-    return cases
-
-
 def _embeds(modality: Modality) -> Embeds:
     return Embeds(np.zeros((1, 4), np.float32), modality)
 
@@ -48,8 +42,8 @@ def _spec(case: dict[str, Any], tiny_models: Path) -> ModelSpec:
 
 
 @pytest.mark.parametrize("name", _NAMES)
-def test_conversation_reads_as_recorded(name: str, cases: dict[str, Any], tiny_models: Path) -> None:
-    case = cases[name]
+def test_conversation_reads_as_recorded(name: str, chat_cases: dict[str, Any], tiny_models: Path) -> None:
+    case = chat_cases[name]
     spec = _spec(case, tiny_models)
     turns: list[Turn] = []
     for number, recorded in enumerate(case["turns"]):

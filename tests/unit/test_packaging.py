@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 
 import vllama.runtime
-from vllama.runtime.bundle import hash_file, read_manifest, shipped_bundle
+from vllama.runtime.bundle import shipped_bundle
+from vllama.runtime.manifest import hash_file, read_manifest
 
 
 def _python(code: str) -> str:

@@ -4,12 +4,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
+from tests.live.waiting import until
 from vllama.cli import command
 from vllama.cli.command import Command
 from vllama.runtime import SpecError
@@ -17,13 +17,6 @@ from vllama.runtime import SpecError
 
 def python(code: str) -> str:
     return f'"{sys.executable}" -c "{code}"'
-
-
-def until(true: Callable[[], bool]) -> None:
-    end = time.monotonic() + 30.0
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def test_a_command_runs_with_the_variables_and_without_a_shell(tmp_path: Path) -> None:

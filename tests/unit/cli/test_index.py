@@ -51,3 +51,15 @@ def test_what_is_hidden_is_left_out_and_links_to_folders_are_followed_once(tmp_p
     for link in ("here", "there"):
         (films / link).symlink_to(elsewhere)
     assert _clips([films]) == ([films / "day" / "clip.mp4", films / "here" / "clip.mp4"], [])
+
+
+def test_what_is_no_media_by_its_name_is_named_up_to_five(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("A.MP4", "b.Png", *(f"{number}.txt" for number in range(1, 6))):
+        (tmp_path / name).write_bytes(b"")
+    said = f"vllama: note: {tmp_path}: skipped {{}} that are no video, sound or picture by their names: {{}}\n"
+    named = "1.txt, 2.txt, 3.txt, 4.txt, 5.txt"
+    assert _clips([tmp_path]) == ([tmp_path / "A.MP4", tmp_path / "b.Png"], [])
+    assert capsys.readouterr().err == said.format(5, named)
+    (tmp_path / "6.txt").write_bytes(b"")
+    _clips([tmp_path])
+    assert capsys.readouterr().err == said.format(6, f"{named}, ..")

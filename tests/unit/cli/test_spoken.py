@@ -3,14 +3,14 @@ from __future__ import annotations
 import os
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.live.spoken import Recording, Sound, silence
+from tests.live.waiting import until
 from vllama.cli.entered import EnteredLines
 from vllama.cli.spoken import Ears, Speech, Spoken
 from vllama.runtime import Chat, Engine, Live, Sampling, SpecError
@@ -50,13 +50,6 @@ def voice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     return read
-
-
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 30.0
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def open_spoken(live: Live, notes: list[str] | None = None, **options: object) -> Spoken:

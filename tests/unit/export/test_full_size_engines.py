@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,7 @@ def test_engine_of_full_size_is_built(graph: GraphName, spec: ModelSpec, tmp_pat
     assert is_current(made, graph, builder)
 
 
+@pytest.mark.skipif(not os.environ.get("CI"), reason="writes 2 GB and takes a minute: with CI=1, as .ci/run sets it")
 def test_vision_graph_of_full_size_is_taken(spec: ModelSpec, tmp_path: Path) -> None:
     """Its engine needs a minute and 8 GB: `tests/bench/bench_engines.py` builds it."""
     path, library = write("frames", spec, tmp_path), open_builder(_TARGET).library

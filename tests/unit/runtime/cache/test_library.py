@@ -491,3 +491,21 @@ def test_tracks_that_are_not_heard_are_said_where_there_is_something_to_hear_wit
     engine.index(sound_file, note=said.append)
     assert len(said) == 1, "it is found, and nothing of it is read"
     library._info.cache_clear()
+
+
+def test_index_that_was_killed_before_its_files_were_merged_merges_them(
+    engine: Engine, noisy: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(store: Store, most: int) -> None:
+        raise KeyboardInterrupt
+
+    def files() -> int:
+        return len(list(cache.glob("timelines/*/*.safetensors")))
+
+    monkeypatch.setattr(saver, "_CHUNK_FEATURES", 4)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Store, "compact", killed)
+        engine.index(noisy, fps=1.0)
+    assert files() > 2
+    engine.index(noisy, fps=1.0)
+    assert files() == 1
