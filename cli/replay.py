@@ -169,7 +169,7 @@ def _show(found: _Found, seen: Timeline) -> None:
     for frame in found.frames:
         seen.add_frame(frame)
     for clip in found.clips:
-        seen.add_clip(clip, whole=False)
+        seen.add_clip(clip)
     seen.remembered = found.remembered
 
 

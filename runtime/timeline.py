@@ -120,12 +120,9 @@ class Timeline:
                 self.length, self.duration = max(self.length, frame.index + 1), max(self.duration, frame.time)
             self._make_room(self._frames, self._clips)
 
-    def add_clip(self, clip: ClipFeature, *, whole: bool) -> None:
-        """Keep one stretch of sound; whole: it is the next of those that the whole-clip rule asks for."""
+    def add_clip(self, clip: ClipFeature) -> None:
+        """Keep one stretch of sound beside those of the whole-clip rule; a second of the same start replaces it."""
         with self._lock:
-            if whole:
-                self._whole_clips = (*self._whole_clips, clip)
-                return
             self._clips.put(clip.start, clip, bounded=self.budget is not None)
             if self.live:
                 self.duration = max(self.duration, clip.end)

@@ -150,7 +150,7 @@ class Saved:
                 timeline.add_frame(share(shared, own[shared.of]))
         for each in found:
             for clip in each.clips:
-                timeline.add_clip(clip, whole=False)
+                timeline.add_clip(clip)
             if each.whole:
                 timeline.replace_whole_clips(each.whole)
 

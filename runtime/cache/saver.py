@@ -144,7 +144,7 @@ class Saver:
         for frame in frames:
             self.timeline.add_frame(frame)
         for clip in clips:
-            self.timeline.add_clip(clip, whole=False)
+            self.timeline.add_clip(clip)
         if whole:
             self.timeline.replace_whole_clips(tuple(whole))
 

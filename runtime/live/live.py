@@ -205,7 +205,7 @@ class Live:
             if any(span.start <= end and start <= span.end for span in self._forgotten):
                 return
             if isinstance(feature, ClipFeature):
-                self.timeline.add_clip(feature, whole=False)
+                self.timeline.add_clip(feature)
             else:
                 self.timeline.add_frame(feature)
 

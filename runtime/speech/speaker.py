@@ -65,12 +65,6 @@ class Speaker:
             while self._waiting or self._process is not None:
                 self._news.wait(1.0)  # with a limit Ctrl-C is seen on Windows, too
 
-    @property
-    def speaks(self) -> bool:
-        """Something is being read, or waits to be."""
-        with self._news:
-            return self._process is not None or bool(self._waiting)
-
     def sounds(self, moment: float) -> bool:
         """Whether the voice could be heard at that moment of the clock; also for half a second after it ended."""
         with self._news:

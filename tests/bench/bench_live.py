@@ -110,7 +110,7 @@ def fill(live: Timeline, timeline: Timeline, hours: float) -> None:
         feature = frames[number % len(frames)].features.copy()
         live.add_frame(FrameFeature(250 * number, number / 4, feature))
         if number % 4 == 0 and clips:
-            live.add_clip(ClipFeature(number / 4, number / 4 + 2.0, clips[0].features.copy()), whole=False)
+            live.add_clip(ClipFeature(number / 4, number / 4 + 2.0, clips[0].features.copy()))
 
 
 def sound_of(clip: Path, path: Path, seconds: float) -> Path:

@@ -138,7 +138,7 @@ def turns(engine: Engine, films: list[Film]) -> None:
             at = begun + frame.time
             day.add_frame(replace(frame, index=round(at * FRAME_RATE), time=at))
         for clip in live._clips.items.values():
-            day.add_clip(replace(clip, start=begun + clip.start, end=begun + clip.end), whole=False)
+            day.add_clip(replace(clip, start=begun + clip.start, end=begun + clip.end))
         spans.append(Span(begun, begun + film.info.duration))
         begun += film.info.duration + 3.0
     for remembered in (0, 1, 3, 8):
@@ -175,7 +175,7 @@ def fed(engine: Engine, info: MediaInfo, shown: Shown, hop: float) -> Timeline:
         starts = range(0, max(count - size, 0) + 1, round(hop * audio.sample_rate))
         for sound in read_samples(info, [(start, min(start + size, count)) for start in starts], audio.sample_rate):
             features = engine.encoders.clip_features([sound])[0].astype(np.float16)
-            live.add_clip(ClipFeature(sound.start, sound.end, features), whole=False)
+            live.add_clip(ClipFeature(sound.start, sound.end, features))
     live.reach(info.duration)
     return live
 

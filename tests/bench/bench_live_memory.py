@@ -63,7 +63,7 @@ def fill(timeline: Timeline, hour: int) -> None:
         moving = number // (300 * _FPS) % 2
         timeline.add_frame(FrameFeature(round(1000 * moment), moment, still.copy() if moving else still))
         if number % (_FPS // _SOUNDS) == 0 and moment >= 2.0:
-            timeline.add_clip(ClipFeature(moment - 2.0, moment, clip.copy()), whole=False)
+            timeline.add_clip(ClipFeature(moment - 2.0, moment, clip.copy()))
 
 
 def row(hour: int, timeline: Timeline) -> None:
@@ -92,7 +92,7 @@ def senses(clip: Path, hours: int, budget: Budget) -> None:
     camera, microphone = PlayedCamera(clip, 56, clock), PlayedMicrophone(clip, 16000, clock)
 
     def keep_sound(feature: ClipFeature) -> None:
-        timeline.add_clip(feature, whole=False)
+        timeline.add_clip(feature)
 
     with Encoders(bundle) as encoders:
         seeing = Seeing(

@@ -104,7 +104,7 @@ def test_ten_hours_are_kept_in_the_budget_and_the_newest_minutes_whole() -> None
         moving = number // 600 % 2  # five minutes of change, five of none
         timeline.add_frame(FrameFeature(500 * number, moment, picture.copy() if moving else still))
         if number % 2:
-            timeline.add_clip(ClipFeature(moment - 2.0, moment, np.zeros(128, np.float16)), whole=False)
+            timeline.add_clip(ClipFeature(moment - 2.0, moment, np.zeros(128, np.float16)))
         if number % 1200 == 1199:
             assert timeline.bytes <= budget
             newest = [frame.time for frame in timeline.frames_in(Span.last(60.0))]

@@ -118,11 +118,11 @@ def test_the_next_line_and_ctrl_c_stop_the_voice(live: Live, chat: Chat, voice: 
         spoken._speaker.push(text)
         until(voice.exists)
         assert next(spoken.lines(iter(["\n"]))) == "\n"
-        until(lambda: spoken._speaker is None or not spoken._speaker.speaks)
+        spoken._speaker.wait()
         assert "Two" not in voice.read_text("utf-8")
         with pytest.raises(KeyboardInterrupt):
             _interrupt(spoken, chat, "Four is read. Five is not. ")
-        until(lambda: spoken._speaker is None or not spoken._speaker.speaks)
+        spoken._speaker.wait()
         assert not [line for line in voice.read_text("utf-8").splitlines() if "Five" in line]
 
 
@@ -140,7 +140,7 @@ def test_who_speaks_stops_the_voice(live: Live, voice: Path) -> None:
         spoken._speaker.push("One is read. Two is not. ")
         until(voice.exists)
         spoken._began()
-        until(lambda: spoken._speaker is None or not spoken._speaker.speaks)
+        spoken._speaker.wait()
     assert "Two" not in voice.read_text("utf-8")
 
 

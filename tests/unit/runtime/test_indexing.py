@@ -39,7 +39,7 @@ def _encode(timeline: Timeline, missing: Missing, spec: ModelSpec) -> None:
     if missing.whole:
         timeline.replace_whole_clips(tuple(clips[: len(missing.whole)]))
     for clip in clips[len(missing.whole) :]:
-        timeline.add_clip(clip, whole=False)
+        timeline.add_clip(clip)
 
 
 def _index(timeline: Timeline, need: Need, spec: ModelSpec) -> Missing:

@@ -47,7 +47,7 @@ def test_whole_clip_hears_the_clips_of_the_rule_in_their_order() -> None:
     timeline = _timeline([])
     whole = [ClipFeature(start, start + 2.0, np.zeros(4, np.float16)) for start in (0.0, 0.5, 1.0)]
     timeline.replace_whole_clips(tuple(whole))
-    timeline.add_clip(ClipFeature(6.0, 8.0, np.ones(4, np.float16)), whole=False)
+    timeline.add_clip(ClipFeature(6.0, 8.0, np.ones(4, np.float16)))
     assert [c.start for c in timeline.choose_clips(3, 2.0)] == [0.0, 0.5, 1.0]
     assert [c.start for c in timeline.choose_clips(3, 2.0, Span(5.0, 8.0))] == [6.0, 6.0, 6.0]
     assert [c.start for c in timeline.choose_clips(2, 2.0, Span(0.0, 4.0))] == [0.0, 1.0]
@@ -79,7 +79,7 @@ def test_forgotten_span_is_not_seen_nor_heard() -> None:
     clips = tuple(ClipFeature(start, start + 2.0, np.zeros(4, np.float16)) for start in (0.0, 3.0, 6.0))
     timeline.replace_whole_clips(clips)
     for clip in clips:
-        timeline.add_clip(clip, whole=False)
+        timeline.add_clip(clip)
     timeline.remembered = Remembered(np.zeros((2, 3), np.float32), (0.0,), 10)
     timeline.forget(Span(3.0, 5.0))
     assert timeline.remembered is None
@@ -91,7 +91,7 @@ def test_forgotten_span_is_not_seen_nor_heard() -> None:
 def test_each_time_that_is_given_up_is_counted_whatever_is_left_of_it() -> None:
     timeline = _timeline([0, 10])
     timeline.replace_whole_clips((ClipFeature(4.0, 6.0, np.zeros(4, np.float16)),))
-    timeline.add_clip(ClipFeature(7.0, 9.0, np.zeros(4, np.float16)), whole=False)
+    timeline.add_clip(ClipFeature(7.0, 9.0, np.zeros(4, np.float16)))
     counts = []
     for span in (Span(2.0, 3.0), Span(0.5, 1.5), Span(0.5, 1.5), Span(5.0, 5.5), Span(8.0, 9.0), Span(0.0, 10.0)):
         timeline.forget(span)
@@ -120,7 +120,7 @@ def _live(budget: Budget | None) -> Timeline:
 def _arrive(timeline: Timeline, seconds: int, shape: tuple[int, ...] = (2, 3)) -> None:
     for second in range(seconds):
         timeline.add_frame(FrameFeature(second, float(second), np.zeros(shape, np.float16)))
-        timeline.add_clip(ClipFeature(float(second), second + 2.0, np.zeros(4, np.float16)), whole=False)
+        timeline.add_clip(ClipFeature(float(second), second + 2.0, np.zeros(4, np.float16)))
 
 
 def test_live_timeline_grows_and_is_asked_as_a_whole() -> None:
@@ -138,7 +138,7 @@ def test_budget_of_bytes_holds_at_every_moment_and_thins_the_past() -> None:
         before = timeline.frame_count
         timeline.add_frame(FrameFeature(second, float(second), np.zeros((2, 3), np.float16)))
         assert timeline.frame_count >= before  # one comes, at most one goes
-        timeline.add_clip(ClipFeature(float(second), second + 2.0, np.zeros(4, np.float16)), whole=False)
+        timeline.add_clip(ClipFeature(float(second), second + 2.0, np.zeros(4, np.float16)))
         assert timeline.bytes <= 4000, second
     frames, clips = timeline.frame_count, timeline.clip_count
     assert 12 * frames + 8 * clips == timeline.bytes > 3900
@@ -152,7 +152,7 @@ def test_sound_that_begins_late_finds_room() -> None:
     for second in range(1000):
         timeline.add_frame(FrameFeature(second, float(second), np.zeros((2, 3), np.float16)))
     for second in range(1000, 1100):
-        timeline.add_clip(ClipFeature(float(second), second + 2.0, np.zeros(4, np.float16)), whole=False)
+        timeline.add_clip(ClipFeature(float(second), second + 2.0, np.zeros(4, np.float16)))
         assert timeline.bytes <= 12 * 200
     assert timeline.clip_count > 50
     assert timeline.frame_count > 100
@@ -165,8 +165,8 @@ def test_pictures_and_small_sounds_thin_alike() -> None:
     for second in range(3 * 3600):
         moving = second // 300 % 2
         timeline.add_frame(FrameFeature(second, float(second), still.copy() if moving else still))
-        timeline.add_clip(ClipFeature(float(second), second + 2.0, sound), whole=False)
-        timeline.add_clip(ClipFeature(second + 0.5, second + 2.5, sound.copy()), whole=False)
+        timeline.add_clip(ClipFeature(float(second), second + 2.0, sound))
+        timeline.add_clip(ClipFeature(second + 0.5, second + 2.5, sound.copy()))
     assert len(timeline.frames_in(Span(10_740.0, timeline.duration))) == 60
     frames = np.array([frame.time for frame in timeline.frames_in()])
     sounds = np.array([start for start in np.arange(0.0, 3 * 3600, 0.5) if timeline.has_clip(start)])
@@ -238,13 +238,13 @@ def test_a_live_timeline_shows_and_sounds_nothing_of_a_time_without_anything() -
 def test_sound_that_only_touches_a_span_is_not_of_it() -> None:
     timeline = _live(None)
     for start in (0.0, 6.0):
-        timeline.add_clip(ClipFeature(start, start + 2.0, np.zeros(4, np.float16)), whole=False)
+        timeline.add_clip(ClipFeature(start, start + 2.0, np.zeros(4, np.float16)))
     assert timeline.choose_clips(4, 2.0, Span(2.0, 6.0)) == []
 
 
 def test_the_time_held_is_that_since_the_oldest_of_what_was_seen_and_heard() -> None:
     timeline = _live(None)
-    timeline.add_clip(ClipFeature(2.0, 4.0, np.zeros(4, np.float16)), whole=False)
+    timeline.add_clip(ClipFeature(2.0, 4.0, np.zeros(4, np.float16)))
     timeline.add_frame(FrameFeature(5, 5.0, np.zeros((2, 3), np.float16)))
     assert timeline.held == 3.0
 
@@ -259,7 +259,7 @@ def test_the_only_picture_is_kept_where_the_budget_has_no_room_for_it() -> None:
 def test_the_only_sound_is_kept_however_old_it_is() -> None:
     timeline = _live(Budget(bytes=12 * 20))
     for start in (0.0, 10.0):
-        timeline.add_clip(ClipFeature(start, start + 2.0, np.zeros(4, np.float16)), whole=False)
+        timeline.add_clip(ClipFeature(start, start + 2.0, np.zeros(4, np.float16)))
     timeline.forget(Span(0.0, 5.0))
     for second in range(12, 100):
         timeline.add_frame(FrameFeature(second, float(second), np.zeros((2, 3), np.float16)))

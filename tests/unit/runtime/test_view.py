@@ -95,7 +95,7 @@ def test_what_was_looked_at_is_not_looked_at_again_until_something_came(
     viewer = made(4, live=True)
     news: tuple[Callable[[], object], ...] = (
         lambda: viewer.timeline.add_frame(_frame(encoders, 4)),
-        lambda: viewer.timeline.add_clip(_sound(spec, 0.0), whole=False),
+        lambda: viewer.timeline.add_clip(_sound(spec, 0.0)),
         lambda: viewer.timeline.reach(9.0),
         lambda: viewer.timeline.replace_whole_clips((_sound(spec, 1.0),)),
     )
@@ -141,7 +141,7 @@ def test_a_memory_of_the_whole_stands_for_the_pictures_it_was_made_of_alone(made
 
 def test_the_prompt_tells_the_times_of_its_pictures_and_each_sound_once(made: Made, spec: ModelSpec) -> None:
     viewer = made(4)
-    viewer.timeline.add_clip(_sound(spec, 0.0), whole=False)
+    viewer.timeline.add_clip(_sound(spec, 0.0))
     view = viewer.look(Span(0.0, 2.0), "frames")
     assert (view.media.num_frames, view.media.seconds) == (4, "0.0, 0.5, 1.0, 1.5")
     assert view.frame_times == (0.0, 0.5, 1.0, 1.5)
@@ -151,6 +151,6 @@ def test_the_prompt_tells_the_times_of_its_pictures_and_each_sound_once(made: Ma
 
 def test_who_does_not_listen_hears_nothing(made: Made, encoders: Encoders, spec: ModelSpec) -> None:
     timeline = made(4).timeline
-    timeline.add_clip(_sound(spec, 0.0), whole=False)
+    timeline.add_clip(_sound(spec, 0.0))
     view = Viewer(timeline, encoders, spec, audio=False).look(Span(0.0, 2.0), "frames")
     assert (view.media.audio, view.audio_spans) == (None, ())

@@ -35,7 +35,7 @@ def timeline(engine: Engine, clip: Path, tmp_path: Path, monkeypatch: pytest.Mon
         live.add_frame(FrameFeature(250 * number, number / 4, features))
     for second in range(599):
         features = sounds[second % len(sounds)].features
-        live.add_clip(ClipFeature(float(second), second + 2.0, features), whole=False)
+        live.add_clip(ClipFeature(float(second), second + 2.0, features))
     return live
 
 
