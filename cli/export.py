@@ -9,7 +9,7 @@ import typer
 
 from vllama.runtime.bundle import models_dir
 from vllama.runtime.errors import SpecError
-from vllama.runtime.spec import find_spec
+from vllama.runtime.registry import find_spec
 
 from . import options
 from .render import fidelity_table, part_bars

@@ -15,7 +15,7 @@ from safetensors.numpy import save
 from vllama.runtime.bundle import POSITIONS, Bundle, open_bundle
 from vllama.runtime.errors import FileError
 from vllama.runtime.manifest import SCHEMA, FidelityRow, FileRecord, Manifest, hash_file
-from vllama.runtime.spec import spec_to_dict
+from vllama.runtime.registry import spec_to_dict
 from vllama.runtime.version import own_version
 
 from .checkpoint import Part, Reader, position_tables, read_parts

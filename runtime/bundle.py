@@ -19,7 +19,8 @@ from .errors import ChecksumError, FileError, MissingFileError, ModelNotFoundErr
 from .files import check_permission, write_whole
 from .llm.llama_context import Kv, check_model
 from .manifest import MANIFEST, EngineRecord, FileRecord, Manifest, hash_file, read_manifest
-from .spec import ModelSpec, read_specs, spec_from_dict, spec_to_dict
+from .registry import read_specs, spec_from_dict, spec_to_dict
+from .spec import ModelSpec
 from .types import Float32
 
 POSITIONS = "positions.safetensors"

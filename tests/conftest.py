@@ -28,7 +28,8 @@ from PIL import Image
 
 from vllama.cli.app import main
 from vllama.runtime.manifest import read_manifest, write_manifest
-from vllama.runtime.spec import AudioSpec, ModelSpec, find_spec, spec_to_dict
+from vllama.runtime.registry import find_spec, spec_to_dict
+from vllama.runtime.spec import AudioSpec, ModelSpec
 
 # What started the suite may have Ctrl-C ignored, as shells do in the background; the tests that send it need it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -12,7 +12,7 @@ import torch
 from sentencepiece import SentencePieceProcessor
 from torch import Tensor
 
-from vllama.runtime.spec import find_spec
+from vllama.runtime.registry import find_spec
 
 from .facts import FOREIGN, audio_facts, image_facts, video_facts
 from .kinds import IMAGE_MAKERS, MAKERS, questions

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from vllama.runtime.errors import MissingFileError
-from vllama.runtime.spec import ModelSpec, find_spec
+from vllama.runtime.registry import find_spec
+from vllama.runtime.spec import ModelSpec
 
 from . import branches as branching
 from . import hearing, image, instruct, stage

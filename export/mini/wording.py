@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from random import Random
 
-from vllama.runtime.spec import find_spec
+from vllama.runtime.registry import find_spec
 
 from .facts import name
 from .world import Event, Sound, Thing

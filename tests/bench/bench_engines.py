@@ -26,7 +26,8 @@ from vllama.export.to_tensorrt import EngineOptions, add_engines, open_builder
 from vllama.runtime.benchmark.limits import processor_name
 from vllama.runtime.bundle import Bundle
 from vllama.runtime.manifest import SCHEMA, FileRecord, Manifest
-from vllama.runtime.spec import ModelSpec, find_spec, spec_to_dict
+from vllama.runtime.registry import find_spec, spec_to_dict
+from vllama.runtime.spec import ModelSpec
 
 
 def main() -> None:

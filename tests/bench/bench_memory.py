@@ -21,8 +21,9 @@ import numpy as np
 from vllama.runtime.backend import open_backend
 from vllama.runtime.bundle import find_bundle, open_bundle
 from vllama.runtime.memory import Memory, extended_positions
+from vllama.runtime.registry import find_spec
 from vllama.runtime.remembered import memory_limit, start_memory
-from vllama.runtime.spec import ModelSpec, find_spec
+from vllama.runtime.spec import ModelSpec
 from vllama.runtime.types import Float32
 
 _FULL_SIZE = "video-llama-2-7b-chat"

@@ -32,7 +32,8 @@ from vllama.export.to_onnx import to_onnx
 from vllama.export.vocabulary import Vocabulary, read_vocabulary
 from vllama.runtime.bundle import POSITIONS, open_bundle
 from vllama.runtime.manifest import SCHEMA, Manifest, write_manifest
-from vllama.runtime.spec import ModelSpec, find_spec, spec_to_dict
+from vllama.runtime.registry import find_spec, spec_to_dict
+from vllama.runtime.spec import ModelSpec
 
 _STEP = 97  # values from one row to the next
 

@@ -31,7 +31,8 @@ from sentencepiece import sentencepiece_model_pb2
 from torch import Tensor
 from torch.serialization import set_default_mmap_options, skip_data
 
-from vllama.runtime.spec import ModelSpec, find_spec
+from vllama.runtime.registry import find_spec
+from vllama.runtime.spec import ModelSpec
 
 PARTS = ("vision", "qformer", "llama", "audio", "branches")
 KEYS = Path(__file__).parents[1] / "golden" / "manifests" / "keys_used.json"

@@ -49,7 +49,8 @@ from vllama.runtime.machine import nvidia_memory
 from vllama.runtime.manifest import SCHEMA, Manifest
 from vllama.runtime.placement import Placement
 from vllama.runtime.plan import encoders_gpu_bytes, graph_needs, layers_that_fit, usable_bytes
-from vllama.runtime.spec import ModelSpec, find_spec, spec_to_dict
+from vllama.runtime.registry import find_spec, spec_to_dict
+from vllama.runtime.spec import ModelSpec
 
 _CLIP = Path(__file__).parents[2] / "cli" / "demo_clips" / "circle.mp4"
 _QUESTIONS = ("What happens in the video?", "What do you hear?", "What happens last?")

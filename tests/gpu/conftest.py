@@ -15,7 +15,7 @@ from vllama.runtime.bundle import Bundle, open_bundle
 from vllama.runtime.errors import BackendError, BackendUnavailableError, FileError, SpecError, VllamaError
 from vllama.runtime.gpus import Gpu, find_gpus
 from vllama.runtime.placement import Placement
-from vllama.runtime.spec import find_spec
+from vllama.runtime.registry import find_spec
 from vllama.runtime.tensorrt import check_engines
 
 _WEIGHTS = Path(__file__).parents[2] / "export" / "mini" / "weights"

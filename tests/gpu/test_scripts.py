@@ -24,7 +24,7 @@ from vllama.runtime.bundle import open_bundle, shipped_bundle
 from vllama.runtime.errors import BackendError, BackendUnavailableError, FileError, SpecError, VllamaError
 from vllama.runtime.gpus import Gpu
 from vllama.runtime.llm.devices import gpu_memory
-from vllama.runtime.spec import find_spec
+from vllama.runtime.registry import find_spec
 
 H200 = Gpu(0, "NVIDIA H200", "9.0", 141 << 30)
 _RUN = Path(__file__).with_name("run.py")

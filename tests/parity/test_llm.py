@@ -24,7 +24,8 @@ from vllama.runtime.answer import answer_text
 from vllama.runtime.llm.backbone import Backbone
 from vllama.runtime.llm.sampler import sampling_probabilities
 from vllama.runtime.prompt import ControlToken, Piece
-from vllama.runtime.spec import ModelSpec, Sampling, WeightFile, find_spec
+from vllama.runtime.registry import find_spec
+from vllama.runtime.spec import ModelSpec, Sampling, WeightFile
 from vllama.runtime.types import Embeds
 
 CASES = [

@@ -12,9 +12,10 @@ import pytest
 from vllama.runtime.fbank import clip_bounds, clip_fbanks
 from vllama.runtime.media import probe, read_frames
 from vllama.runtime.pixels import frame_indices, timestamps
+from vllama.runtime.registry import find_spec
 from vllama.runtime.resample import Resampler
 from vllama.runtime.sound import count_samples, read_samples
-from vllama.runtime.spec import AudioSpec, find_spec
+from vllama.runtime.spec import AudioSpec
 from vllama.runtime.types import Samples
 
 CLIPS = ["boat", "dog_barking", "silence_girl"]

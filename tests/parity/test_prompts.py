@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from vllama.runtime.prompt import ControlToken, Media, Piece, Turn, build_prompt
-from vllama.runtime.spec import ModelSpec, find_spec, read_specs
+from vllama.runtime.registry import find_spec, read_specs
+from vllama.runtime.spec import ModelSpec
 from vllama.runtime.types import Embeds, Modality
 
 _NAMES = list(json.loads((Path(__file__).parents[1] / "golden/tiny/golden/chat_cases.json").read_text("utf-8")))

@@ -18,7 +18,7 @@ def test_runtime_and_cli_leave_torch_out() -> None:
 
 
 def test_registry_is_installed_beside_the_houses() -> None:
-    assert int(_python("from vllama.runtime.spec import read_specs; print(len(read_specs()))")) > 0
+    assert int(_python("from vllama.runtime.registry import read_specs; print(len(read_specs()))")) > 0
 
 
 def test_public_names_are_sorted_and_all_there() -> None:

@@ -20,7 +20,8 @@ from vllama.export.eva_vit import resize_positions
 from vllama.export.graphs import graph_names
 from vllama.export.llama import open_llama
 from vllama.runtime.errors import FileError, MissingFileError, SpecError
-from vllama.runtime.spec import ModelSpec, WeightFile, read_specs
+from vllama.runtime.registry import read_specs
+from vllama.runtime.spec import ModelSpec, WeightFile
 
 PUBLISHED = sorted(name for name in read_specs() if name != "miniature")
 Edit = Callable[[dict[str, Tensor]], object]

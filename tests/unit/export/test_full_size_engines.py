@@ -13,7 +13,8 @@ from vllama.export.to_onnx import to_onnx
 from vllama.export.to_tensorrt import EngineOptions, add_engines, is_current, open_builder
 from vllama.runtime.bundle import Bundle
 from vllama.runtime.manifest import SCHEMA, Manifest
-from vllama.runtime.spec import ModelSpec, find_spec, spec_to_dict
+from vllama.runtime.registry import find_spec, spec_to_dict
+from vllama.runtime.spec import ModelSpec
 from vllama.runtime.tensorrt import make_log
 
 pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT for RTX is not made for this system")

@@ -8,7 +8,7 @@ import pytest
 from vllama.export import export_model
 from vllama.export.staging import alone
 from vllama.runtime.errors import FileError
-from vllama.runtime.spec import find_spec
+from vllama.runtime.registry import find_spec
 
 
 def test_a_place_that_another_process_exports_to_is_not_said_to_be_in_the_way(tmp_path: Path) -> None:

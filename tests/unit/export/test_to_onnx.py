@@ -24,7 +24,8 @@ from vllama.export.recipe import plan
 from vllama.export.to_onnx import compare, examples, to_onnx
 from vllama.runtime.backend import open_backend
 from vllama.runtime.backend_onnx import READY
-from vllama.runtime.spec import ModelSpec, spec_to_dict
+from vllama.runtime.registry import spec_to_dict
+from vllama.runtime.spec import ModelSpec
 
 Made = Callable[..., tuple[Graph, Path]]
 GRAPHS = {
@@ -200,7 +201,7 @@ from pathlib import Path
 from vllama.export.checkpoint import read_part
 from vllama.export.graphs import empty_graph
 from vllama.export.to_onnx import to_onnx
-from vllama.runtime.spec import spec_from_dict
+from vllama.runtime.registry import spec_from_dict
 
 spec = spec_from_dict(json.loads(sys.argv[1]), "test")
 part = read_part("audio", spec, Path(sys.argv[2]))

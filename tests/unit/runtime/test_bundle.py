@@ -13,7 +13,8 @@ from tests.conftest import needs_links
 from vllama.runtime.bundle import POSITIONS, find_bundle, open_bundle, shipped_bundle
 from vllama.runtime.errors import ChecksumError, FileError, ModelNotFoundError
 from vllama.runtime.manifest import Manifest, hash_file, read_manifest, write_manifest
-from vllama.runtime.spec import ModelSpec, spec_to_dict
+from vllama.runtime.registry import spec_to_dict
+from vllama.runtime.spec import ModelSpec
 
 
 @pytest.fixture

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from vllama.runtime.pixels import frame_indices, pixel_values, timestamps
-from vllama.runtime.spec import VideoSpec, find_spec
+from vllama.runtime.registry import find_spec
+from vllama.runtime.spec import VideoSpec
 from vllama.runtime.types import Frame
 
 

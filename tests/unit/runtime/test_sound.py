@@ -73,7 +73,7 @@ from pathlib import Path
 from vllama.runtime.fbank import clip_bounds
 from vllama.runtime.media import probe
 from vllama.runtime.sound import count_samples, read_samples
-from vllama.runtime.spec import find_spec
+from vllama.runtime.registry import find_spec
 
 def listen(path):
     info = probe(Path(path))

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from vllama.runtime.errors import MissingFileError, ModelNotFoundError, SpecError
-from vllama.runtime.spec import MOST_TOKENS, Sampling, find_spec, read_specs, spec_from_dict, spec_to_dict
+from vllama.runtime.registry import find_spec, read_specs, spec_from_dict, spec_to_dict
+from vllama.runtime.spec import MOST_TOKENS, Sampling
 
 RIGHT = Sampling(temperature=0.0, top_p=1.0, top_k=0, max_tokens=1)
 

@@ -29,8 +29,9 @@ from vllama.export.mini.tokenizer import read_tokenizer, train_tokenizer
 from vllama.export.vocabulary import read_vocabulary
 from vllama.runtime.llm.backbone import Backbone
 from vllama.runtime.prompt import Media, Part, Turn, build_prompt
+from vllama.runtime.registry import find_spec
 from vllama.runtime.segments import plan_segments
-from vllama.runtime.spec import ModelSpec, find_spec
+from vllama.runtime.spec import ModelSpec
 from vllama.runtime.types import Embeds, Span
 
 

@@ -19,7 +19,8 @@ from vllama.export.mini.image import IMAGE, Student
 from vllama.export.mini.llama import Llama, LlamaShape, write_hf
 from vllama.export.mini.sampler import HELD_OUT
 from vllama.export.mini.tokenizer import EOS, read_tokenizer
-from vllama.runtime.spec import ModelSpec, find_spec
+from vllama.runtime.registry import find_spec
+from vllama.runtime.spec import ModelSpec
 
 SHIPPED = Path(__file__).parents[4] / "export" / "mini" / "weights" / "llama-miniature-hf"
 THAWED = {"video-instruct": "branches.video", "audio-instruct": "branches.audio", "polish": ""}

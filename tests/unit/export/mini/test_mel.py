@@ -8,7 +8,7 @@ import torch
 from vllama.export.mini.clips import fbanks_of
 from vllama.export.mini.mel import batched_fbank
 from vllama.runtime.fbank import clip_bounds, clip_fbanks
-from vllama.runtime.spec import find_spec
+from vllama.runtime.registry import find_spec
 from vllama.runtime.types import Samples
 
 AUDIO = find_spec("miniature").audio

@@ -11,7 +11,7 @@ from vllama.export.graphs import ClipsGraph, FramesGraph
 from vllama.export.mini.branches import Branches
 from vllama.export.mini.llama import Llama, LlamaShape
 from vllama.export.mini.write import write_weights
-from vllama.runtime.spec import find_spec
+from vllama.runtime.registry import find_spec
 
 
 def test_written_weights_are_read_by_the_exporter(tmp_path: Path) -> None:

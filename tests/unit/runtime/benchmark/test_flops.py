@@ -11,7 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from vllama.export.graphs import GraphName, empty_graph
 from vllama.export.to_onnx import examples
 from vllama.runtime.benchmark.flops import audio_flops, clip_flops, frame_flops, video_flops
-from vllama.runtime.spec import ModelSpec, find_spec
+from vllama.runtime.registry import find_spec
+from vllama.runtime.spec import ModelSpec
 
 
 @pytest.mark.parametrize("name", ["frames", "video", "clips", "audio"])
