@@ -165,22 +165,36 @@ def open_bundle(folder: Path, progress: Callable[[int, int], None] | None = None
         progress: called with (bytes hashed, bytes to hash).
 
     Raises:
-        FileError: the manifest is not one, or of another version.
-        MissingFileError: a file that it lists is not there.
-        ChecksumError: a file is not the one that it lists.
+        FileError, MissingFileError: as `read_bundle`.
+        ChecksumError: a file is not the one that the manifest lists.
         BackendUnavailableError: llama-cpp-python, which looks through the language model then, cannot be loaded.
     """
-    bundle = read_bundle(folder)
-    manifest = bundle.manifest
-    again = f"export it again: `vllama export {manifest.model} --weights DIR`"
-    _verify_files(folder, manifest.model, manifest.files, again, progress)
+    bundle = _read(folder)
+    _verify_files(folder, bundle.manifest.model, bundle.manifest.files, _again(bundle), progress)
     return bundle
 
 
 def read_bundle(folder: Path) -> Bundle:
-    """What a bundle says of itself, unverified against its files."""
+    """What a bundle says of itself; its files are there in their sizes, and their contents are not looked at.
+
+    Raises:
+        FileError: the manifest is not one, or of another version.
+        MissingFileError: a file that it lists is not there.
+        ChecksumError: a file has another size than it lists.
+    """
+    bundle = _read(folder)
+    for name, record in bundle.manifest.files.items():
+        _stamp(folder / name, bundle.manifest.model, record, _again(bundle))
+    return bundle
+
+
+def _read(folder: Path) -> Bundle:
     manifest = read_manifest(folder)
     return Bundle(folder, manifest, spec_from_dict(manifest.spec, f"{folder / MANIFEST}: spec"))
+
+
+def _again(bundle: Bundle) -> str:
+    return f"export it again: `vllama export {bundle.manifest.model} --weights DIR`"
 
 
 def verify_engines(bundle: Bundle, again: str) -> None:

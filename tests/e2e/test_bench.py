@@ -63,7 +63,7 @@ def test_stopping_it_ends_its_processes(how: str, code: int, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("options", "code", "words"),
     [
-        (("-m", "nothing"), 3, "vllama export nothing"),
+        (("-m", "nothing"), 3, "there are miniature; `vllama export` makes those that models.toml names"),
         (("-m", "miniature", "--device", "cuda:99"), 5, "vllama: "),
         (("-m", "miniature", "--engine", "openvino"), 2, "engine 'openvino' is unknown"),
     ],

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,8 +11,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from tests.conftest import needs_links
-from vllama.runtime.bundle import POSITIONS, find_bundle, open_bundle, shipped_bundle
-from vllama.runtime.errors import ChecksumError, FileError, ModelNotFoundError
+from vllama.runtime.bundle import POSITIONS, Bundle, find_bundle, open_bundle, read_bundle, shipped_bundle
+from vllama.runtime.errors import ChecksumError, FileError, MissingFileError, ModelNotFoundError
 from vllama.runtime.manifest import Manifest, hash_file, read_manifest, write_manifest
 from vllama.runtime.registry import spec_to_dict
 from vllama.runtime.spec import ModelSpec
@@ -48,6 +49,19 @@ def test_files_are_hashed_once_and_again_when_changed(folder: Path) -> None:
     (folder / "frames.onnx").write_bytes(b"grapf")
     with pytest.raises(ChecksumError, match=r"frames\.onnx of m"):
         open_bundle(folder)
+
+
+@pytest.mark.parametrize("open_it", [open_bundle, read_bundle])
+def test_a_file_that_is_not_there_or_cut_is_named(open_it: Callable[[Path], Bundle], folder: Path) -> None:
+    again = "; export it again: `vllama export m --weights DIR`"
+    (folder / "frames.onnx").write_bytes(b"gra")
+    with pytest.raises(ChecksumError) as cut:
+        open_it(folder)
+    assert str(cut.value) == f"frames.onnx of m: has 3 bytes, the manifest says 5{again}"
+    (folder / "frames.onnx").unlink()
+    with pytest.raises(MissingFileError) as gone:
+        open_it(folder)
+    assert str(gone.value) == f"frames.onnx of m: not in {folder}{again}"
 
 
 def test_read_only_cache_only_costs_the_hash(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
