@@ -169,9 +169,9 @@ def test_a_film_that_a_server_offers_is_played_in_real_time(
 def test_nothing_newer_is_none_after_the_timeout(server: MjpegServer, open_camera: Open) -> None:
     camera = open_camera(server.url)
     frame = newest(camera)
-    begun = time.monotonic()
+    begun = time.perf_counter()
     assert camera.newest(frame.index + 10_000, 0.2) is None
-    assert time.monotonic() - begun >= 0.2
+    assert time.perf_counter() - begun >= 0.2
 
 
 def test_a_picture_that_nobody_took_is_counted(server: MjpegServer, open_camera: Open) -> None:
