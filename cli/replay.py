@@ -15,7 +15,7 @@ import typer
 
 from vllama.runtime import Chat, Engine, FileError, ModelNotFoundError, Span, Timeline, Usage
 from vllama.runtime.bundle import find_bundle
-from vllama.runtime.cache.content import identify
+from vllama.runtime.cache.content import identify, remember
 from vllama.runtime.media import probe
 from vllama.runtime.remembered import Remembered
 from vllama.runtime.timeline import ClipFeature, FrameFeature
@@ -53,9 +53,11 @@ def replay(
     """Ask what a record asked, and say whether each answer is the same, token for token. Exit code 1 if one is not."""
     head, rows = read_record(record)
     path = clip or Path(head.clip)
-    if identify(path).sha256 != head.content:
+    content = identify(path)
+    if content.sha256 != head.content:
         other = "give the recorded one" if clip else "give that with --clip"
         raise FileError(f"{path}: not the recorded clip, its contents differ; {other}")
+    remember(content)
     place = (device or head.device, runner or ("auto" if device else head.runner))
     layers = head.gpu_layers if gpu_layers is None else gpu_layers
     with options.open_engine(model or _recorded(head.model), *place, threads, layers, head.kv, head.n_ctx) as engine:

@@ -7,7 +7,7 @@ import json
 import os
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from stat import S_ISREG
 
@@ -31,7 +31,7 @@ class Content:
     sha256: str
     bytes: int
     mtime_ns: int
-    hashed_ns: int = 0
+    hashed_ns: int = field(default=0, compare=False)
 
     def check(self) -> None:
         """Make sure that it is still so, as far as size and time tell.

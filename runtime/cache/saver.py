@@ -108,14 +108,14 @@ class Saver:
         self.timeline.fps = max(self.timeline.fps, need.fps)
         self.timeline.listened |= need.fps > 0 and need.audio
         self._wanted_fps = self.timeline.fps if need.fps > 0 else self._wanted_fps
-        there = (self.timeline.frame_count, self.timeline.clip_count)
-        self.timeline.saved = self.store is not None and (len(self._saved_frames), self._saved_clips) == there
         if self.store is not None:
             try:
                 self._keep_merged(self.store.compact(1 if need.fps > 0 else _MOST_CHUNKS))
             except FileError as error:
                 self.note(f"{error} (its features are saved, in more files than needed)")
         self._describe()  # last: what says that all is there is never read again to merge it
+        there = (self.timeline.frame_count, self.timeline.clip_count)
+        self.timeline.saved = self.store is not None and (len(self._saved_frames), self._saved_clips) == there
 
     def give_up(self, error: FileError) -> None:
         """Go on without saving, or not at all where saving is the point."""

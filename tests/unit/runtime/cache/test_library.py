@@ -18,11 +18,12 @@ from vllama.runtime.bundle import Bundle
 from vllama.runtime.cache import library, saver
 from vllama.runtime.cache.catalogue import list_entries
 from vllama.runtime.cache.content import identify
+from vllama.runtime.cache.saved import About
 from vllama.runtime.cache.store import MOST_SMALL, Store
 from vllama.runtime.change import STILL, Glance
 from vllama.runtime.encoders import Encoders
 from vllama.runtime.errors import FileError, MediaError, SpecError
-from vllama.runtime.media import probe, read_frames
+from vllama.runtime.media import MediaInfo, probe, read_frames
 from vllama.runtime.pixels import frame_indices
 from vllama.runtime.placement import Placement
 from vllama.runtime.remembered import start_memory
@@ -510,3 +511,40 @@ def test_index_that_was_killed_before_its_files_were_merged_merges_them(
     assert files() > 2
     engine.index(noisy, fps=1.0)
     assert files() == 1
+
+
+@pytest.mark.parametrize("changed_ns", [10**18, 4 * 10**18])
+def test_file_is_looked_through_once_however_much_of_it_is_asked_for(
+    changed_ns: int, engine: Engine, frozen: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where its content is not remembered: in 2096 it may be changed again unseen."""
+    path = Path(shutil.copy(frozen, tmp_path / "clip.mp4"))
+    os.utime(path, ns=(changed_ns, changed_ns))
+    seen: list[Path] = []
+
+    def looked(path: Path) -> MediaInfo:
+        seen.append(path)
+        return probe(path)
+
+    monkeypatch.setattr(library, "probe", looked)
+    library._info.cache_clear()
+    timeline = engine.index(path, fps=0.0)
+    for start in (1.0, 4.0, 9.0):
+        engine.index(path, fps=0.0, span=Span(start, start + 1.0), timeline=timeline)
+    assert seen == [path]
+    library._info.cache_clear()
+
+
+def test_timeline_whose_description_cannot_be_written_is_not_saved(
+    engine: Engine, frozen: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    describe, said = Store.describe, list[str]()
+
+    def full(store: Store, about: About) -> None:
+        if about.fps > 0:
+            raise FileError("the disk is full")
+        describe(store, about)
+
+    monkeypatch.setattr(Store, "describe", full)
+    timeline = engine.index(frozen, fps=1.0, note=said.append)
+    assert (timeline.saved, said) == (False, ["not saved: the disk is full"])
