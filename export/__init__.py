@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from vllama.runtime import environment as environment
 
-from .request import export_model as export_model
+from .export import export_model as export_model
 
 __all__ = ["export_model"]

@@ -10,16 +10,16 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from .answer import AnswerStream, answer_text
+from .cache.prefixes import PrefixStore
 from .encoders import Encoders
 from .errors import ContextOverflowError, SpecError
 from .history import History, Segments, rows_of
 from .llm.backbone import Backbone
-from .llm.prefixes import PrefixStore
 from .prompt import Media, Turn, build_prompt
 from .segments import Segment, plan_segments, segments_that_fit
 from .spec import ModelSpec, Sampling
 from .timeline import Timeline
-from .times import check_span
+from .times import check_span, ms_since
 from .types import Delta, Embeds, Span, Usage
 from .view import Long, View, Viewer
 
@@ -199,7 +199,7 @@ class Chat:
         self._cancelled = cancelled
         view = self._look(span, long)
         turn = Turn(question, view.media if view is not self._view else Media())
-        encode_ms = self._unbilled_ms + _since(asked)
+        encode_ms = self._unbilled_ms + ms_since(asked)
         parts = self._asked_of_parts(question, view) if view.long == "map" else ()
         words = "\n".join([*(f"{part.intro}{answer}" for part, answer in parts), question])
         reading = time.perf_counter()
@@ -209,7 +209,7 @@ class Chat:
         self._restore(self._opening(view))
         self._segments = segments
         prefilled = self._backbone.prefill(segments, cancelled)
-        prefill_ms = _since(reading)
+        prefill_ms = ms_since(reading)
         self._view, self._unbilled_ms = view, 0.0
 
         written, prompt = _Written(asked), self._spec.prompt
@@ -328,7 +328,3 @@ def _check_long(long: Long | None) -> None:
     ways = get_args(Long)
     if long is not None and long not in ways:
         raise SpecError(f"long is {long!r}; use one of {', '.join(ways)}")
-
-
-def _since(start: float) -> float:
-    return (time.perf_counter() - start) * 1000.0

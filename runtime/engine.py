@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import Literal, get_args, overload
 
 from .bundle import Bundle, find_bundle, open_bundle
 from .cache.library import Library
+from .cache.prefixes import PrefixStore, prefixes_dir
 from .capture.clock import Clock
 from .chat import Chat
 from .encoders import Encoders
@@ -23,7 +23,6 @@ from .llm.backbone import Backbone, check_limits
 from .llm.devices import gpu_memory
 from .llm.llama_context import Kv
 from .llm.llm_file import read_llm_facts
-from .llm.prefixes import PrefixStore, prefixes_dir
 from .machine import physical_cores
 from .placement import place
 from .plan import encoders_gpu_bytes, graph_needs, layers_that_fit, usable_bytes
@@ -327,9 +326,7 @@ class Engine:
     def __enter__(self) -> Engine:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from ..errors import FileError, SpecError
 from ..files import replace_file
-from ..llm.prefixes import prefixes_dir
 from ..lock import locked
 from .content import CONTENT_DIGITS, contents_dir, identify, is_unchanged, recall, recorded
+from .prefixes import prefixes_dir
 from .saved import ABOUT, About, files, read_about, read_saved, reading, timelines_dir
 from .store import LOCK
 

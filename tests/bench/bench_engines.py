@@ -19,7 +19,7 @@ from typing import get_args
 from vllama.export.checkpoint import Reader
 from vllama.export.graphs import GraphName, empty_graph
 from vllama.export.meter import PartCost, Report, metered
-from vllama.export.precision import Precision
+from vllama.export.request import Precision
 from vllama.export.staging import record_files
 from vllama.export.to_onnx import to_onnx
 from vllama.export.to_tensorrt import EngineOptions, add_engines, open_builder

@@ -64,7 +64,7 @@ _CALLS: tuple[tuple[str, str, Label], ...] = (
     ("vllama.runtime.backend_onnx", "_import_onnxruntime", "graphs: load ONNX Runtime"),
     ("vllama.runtime.backend_onnx", "OnnxBackend.__init__", _file),
     ("vllama.runtime.backend_onnx", "OnnxBackend.run", _graph),
-    ("vllama.runtime.llm.prefixes", "PrefixStore.find", "kept prefix: look and read"),
+    ("vllama.runtime.cache.prefixes", "PrefixStore.find", "kept prefix: look and read"),
     ("vllama.runtime.llm.llama_context", "LlamaContext.set_state", "kept prefix: restore"),
     ("vllama.runtime.llm.llama_context", "LlamaContext.decode", _rows),
     ("vllama.runtime.llm.sampler", "Sampler.draw", "draw the first token"),

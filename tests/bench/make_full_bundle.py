@@ -25,7 +25,7 @@ from torch import Tensor
 
 from vllama.export.graphs import empty_graph, graph_names
 from vllama.export.llama import LlamaConfig, tensor_shapes
-from vllama.export.precision import Precision
+from vllama.export.request import Precision
 from vllama.export.staging import record_files
 from vllama.export.to_gguf import to_gguf
 from vllama.export.to_onnx import to_onnx

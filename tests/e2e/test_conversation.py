@@ -16,10 +16,10 @@ import pytest
 from tests.e2e.conftest import greedy
 from vllama.runtime import Chat, ContextOverflowError, Engine, Span, Timeline, Usage
 from vllama.runtime.bundle import cache_dir
+from vllama.runtime.cache import prefixes
+from vllama.runtime.cache.prefixes import PrefixStore
 from vllama.runtime.encoders import Encoders
-from vllama.runtime.llm import prefixes
 from vllama.runtime.llm.backbone import Backbone
-from vllama.runtime.llm.prefixes import PrefixStore
 from vllama.runtime.llm.rows import KvPrefix
 from vllama.runtime.view import Long, Viewer
 

@@ -32,7 +32,7 @@ import numpy as np
 import torch
 
 from vllama.export.graphs import empty_graph
-from vllama.export.precision import Precision
+from vllama.export.request import Precision
 from vllama.export.staging import record_files
 from vllama.export.to_onnx import to_onnx
 from vllama.export.to_tensorrt import EngineOptions, add_engines, open_builder

@@ -8,8 +8,9 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from vllama.export.precision import Precision, fold_transposes, lower
+from vllama.export.precision import fold_transposes, lower
 from vllama.export.recipe import Form, Recipe
+from vllama.export.request import Precision
 from vllama.runtime.backend import open_backend
 
 RNG = np.random.default_rng(0)

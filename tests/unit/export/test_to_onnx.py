@@ -19,8 +19,8 @@ from vllama.export.checkpoint import Part, build_graph
 from vllama.export.graphs import Graph, empty_graph
 from vllama.export.lent import is_matrix
 from vllama.export.observe import observe
-from vllama.export.precision import Precision
 from vllama.export.recipe import plan
+from vllama.export.request import Precision
 from vllama.export.to_onnx import compare, examples, to_onnx
 from vllama.runtime.backend import open_backend
 from vllama.runtime.backend_onnx import READY

@@ -19,7 +19,8 @@ from onnx import TensorProto, helper, numpy_helper
 from tests.conftest import needs_ctrl_c
 from vllama.export import export_model, to_tensorrt
 from vllama.export.meter import PartCost
-from vllama.export.precision import Precision, lower
+from vllama.export.precision import lower
+from vllama.export.request import Precision
 from vllama.export.staging import record_files
 from vllama.export.to_tensorrt import EngineOptions, add_engines, is_current, open_builder, profiles
 from vllama.runtime.bundle import Bundle, open_bundle

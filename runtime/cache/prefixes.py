@@ -14,10 +14,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from ..bundle import cache_dir
-from ..cache.content import CONTENT_DIGITS
 from ..errors import FileError
 from ..files import replace_file
-from .rows import Key, KvPrefix
+from ..llm.rows import Key, KvPrefix
+from .content import CONTENT_DIGITS
 
 _SCHEMA = "1"
 _MOST_BYTES = 2_000_000_000  # of all of them: 40 that a 7B read of a clip

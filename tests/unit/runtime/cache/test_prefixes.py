@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vllama.runtime.llm.prefixes import PrefixStore, prefixes_dir
+from vllama.runtime.cache.prefixes import PrefixStore, prefixes_dir
 from vllama.runtime.llm.rows import KvPrefix
 
 PREFIX = KvPrefix((1, 2, (b"row", 0)), np.arange(100, dtype=np.uint8))
