@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,17 +13,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from vllama.runtime.bundle import Bundle, find_bundle, read_bundle
 from vllama.runtime.llm.devices import gpu_memory
-from vllama.runtime.llm.llama_context import Kv
-from vllama.runtime.llm.llm_file import LlmFacts, read_llm_facts
 from vllama.runtime.machine import GpuMemory, Memory, nvidia_memory, physical_cores, read_memory
-from vllama.runtime.placement import suit_gpus
 from vllama.runtime.plan import (
-    GraphNeed,
     Plan,
     features_per_hour,
-    graph_needs,
     kv_bytes,
     make_plan,
     usable_bytes,
@@ -30,6 +25,7 @@ from vllama.runtime.plan import (
 )
 
 from . import options
+from .planned import Planned, Wanted, find_planned
 
 _ABOUT = {
     "frames": "frames: pictures -> features",
@@ -37,17 +33,6 @@ _ABOUT = {
     "video": "video: features -> tokens",
     "audio": "audio: features -> tokens",
 }
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """A bundle, what is known of it, and how it shall run."""
-
-    bundle: Bundle
-    facts: LlmFacts
-    graphs: dict[str, GraphNeed]
-    n_ctx: int
-    kv: Kv
 
 
 @dataclass(frozen=True)
@@ -72,26 +57,30 @@ def plan(
     gpu_memory_size: Annotated[
         str | None, typer.Option("--gpu-memory", metavar="SIZE", help="Plan for a GPU with so much: 8GB; 0: for none.")
     ] = None,
+    quant: Annotated[
+        str | None, typer.Option(help="As if exported with this GGUF type of the LLM; by default as models.toml says.")
+    ] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="As if exported with this precision of the encoders: int8 fp16 w8a16 fp32.")
+    ] = None,
+    models: Annotated[Path | None, typer.Option(help="More entries, in the form of models.toml.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Show what a model needs in RAM, on a GPU and on disk, where each part goes, and whether it fits this machine.
 
-    Nothing of it is loaded. On an NVIDIA GPU are the encoders unless they are int8, on any as many layers as fit.
+    Nothing of it is loaded. An entry of models.toml that is not exported yet is reckoned from its dimensions. On an
+    NVIDIA GPU are the encoders unless they are int8, on any as many layers as fit.
     """
-    bundle = read_bundle(find_bundle(model))
-    asked = _Asked(
-        bundle, read_llm_facts(bundle.llm), graph_needs(bundle),
-        ctx_size or bundle.spec.llm.n_ctx, kv or bundle.kv,
-    )  # fmt: skip
+    planned = find_planned(Wanted(model, quant, precision, models, ctx_size, kv))
     gpus = _gpus(gpu_memory_size)
-    plans = {"CPU": make_plan(asked.facts, asked.graphs, asked.n_ctx, asked.kv)}
+    plans = {"CPU": make_plan(planned.facts, planned.graphs, planned.n_ctx, planned.kv)}
     if gpus.found:
-        plans["GPU"] = _on_gpu(asked, gpus, gpus.llm)
+        plans["GPU"] = _on_gpu(planned, gpus, gpus.llm)
     memory = read_memory()
     if as_json:
-        print(json.dumps(_row(asked, plans, memory, gpus)))
+        print(json.dumps(_row(planned, plans, memory, gpus)))
     else:
-        _print(asked, plans, memory, gpus)
+        _print(planned, plans, memory, gpus)
 
 
 def _gpus(named: str | None) -> _Gpus:
@@ -106,11 +95,11 @@ def _gpus(named: str | None) -> _Gpus:
     return _Gpus(listed, usable_bytes(listed, started=False), llm=False)
 
 
-def _on_gpu(asked: _Asked, gpus: _Gpus, llm: bool) -> Plan:
+def _on_gpu(planned: Planned, gpus: _Gpus, llm: bool) -> Plan:
     return make_plan(
-        asked.facts, asked.graphs, asked.n_ctx, asked.kv,
+        planned.facts, planned.graphs, planned.n_ctx, planned.kv,
         gpu_budget=gpus.usable, gpu_llm=llm,
-        gpu_encoders=gpus.encoders and suit_gpus(asked.bundle),
+        gpu_encoders=gpus.encoders and planned.suits_gpus,
     )  # fmt: skip
 
 
@@ -118,12 +107,15 @@ def _in_ram(found: Plan, gpus: _Gpus) -> Plan:
     return found.in_one_memory() if gpus.in_ram else found
 
 
-def _row(asked: _Asked, plans: dict[str, Plan], memory: Memory, gpus: _Gpus) -> dict[str, object]:
+def _row(planned: Planned, plans: dict[str, Plan], memory: Memory, gpus: _Gpus) -> dict[str, object]:
     return {
-        "model": asked.bundle.manifest.model,
-        "n_ctx": asked.n_ctx,
-        "kv": asked.kv,
-        "layer_bytes": [*asked.facts.blocks, asked.facts.output],
+        "model": planned.model,
+        "exported": planned.made,
+        "quant": planned.quant,
+        "precision": planned.precision,
+        "n_ctx": planned.n_ctx,
+        "kv": planned.kv,
+        "layer_bytes": [*planned.facts.blocks, planned.facts.output],
         "plans": {
             name: {
                 "parts": [asdict(part) for part in each.parts],
@@ -136,8 +128,8 @@ def _row(asked: _Asked, plans: dict[str, Plan], memory: Memory, gpus: _Gpus) -> 
             }
             for name, each in plans.items()
         },
-        "disk": _disk(asked.bundle),
-        "features_per_hour": _features(asked.bundle),
+        "disk": planned.disk,
+        "features_per_hour": _features(planned),
         "machine": {
             "cores": physical_cores(),
             "ram": asdict(memory),
@@ -148,8 +140,11 @@ def _row(asked: _Asked, plans: dict[str, Plan], memory: Memory, gpus: _Gpus) -> 
     }
 
 
-def _print(asked: _Asked, plans: dict[str, Plan], memory: Memory, gpus: _Gpus) -> None:
-    title = f"{asked.bundle.manifest.model}: {asked.n_ctx} positions, {asked.kv} KV cache; MB"
+def _print(planned: Planned, plans: dict[str, Plan], memory: Memory, gpus: _Gpus) -> None:
+    name = planned.model if planned.made else f"{planned.model}, not exported yet"
+    title = (
+        f"{name}: {planned.quant}, encoders {planned.precision}, {planned.n_ctx} positions, {planned.kv} KV cache; MB"
+    )
     table = Table(title=Text(title, "table.title"))
     table.add_column("part")
     table.add_column("RAM, CPU alone", justify="right")
@@ -170,7 +165,7 @@ def _print(asked: _Asked, plans: dict[str, Plan], memory: Memory, gpus: _Gpus) -
             cells += [_mb(getattr(plans["GPU"], kind)), _mb(plans["GPU"].gpu) if kind == "ram_encoding" else ""]
         table.add_row(title, *cells)
     Console(width=None if sys.stdout.isatty() else 120).print(table)
-    for line in _lines(asked, plans, memory, gpus):
+    for line in _lines(planned, plans, memory, gpus):
         print(line)
 
 
@@ -184,61 +179,59 @@ def _cells(plans: dict[str, Plan], name: str) -> list[str]:
     return cells
 
 
-def _lines(asked: _Asked, plans: dict[str, Plan], memory: Memory, gpus: _Gpus) -> list[str]:
-    facts = asked.facts
+def _lines(planned: Planned, plans: dict[str, Plan], memory: Memory, gpus: _Gpus) -> list[str]:
+    facts = planned.facts
     low, high = (_mb(size) for size in (min(facts.blocks), max(facts.blocks)))
     each = low if low == high else f"{low} to {high}"
     lines = [
         f"LLM: {len(facts.blocks)} layers of {each} MB, output {_mb(facts.output)} MB, "
-        f"tokens {_mb(facts.embedding)} MB; KV cache {kv_bytes(facts, 256, asked.kv) / 256e3:.0f} kB a position",
-        f"disk: {_mb(_disk(asked.bundle))} MB; an indexed hour, one frame a second: {_mb(_features(asked.bundle))} MB",
+        f"tokens {_mb(facts.embedding)} MB; KV cache {kv_bytes(facts, 256, planned.kv) / 256e3:.0f} kB a position",
+        f"disk: {_mb(planned.disk)} MB; an indexed hour, one frame a second: {_mb(_features(planned))} MB",
     ]
     for gpu in gpus.found:
         lines.append(f"GPU: {gpu.name}, {_mb(gpu.free)} of {_mb(gpu.total)} MB free" + ", in RAM" * gpus.in_ram)
     if gpus.found:
-        lines += _gpu_lines(asked, plans["GPU"], gpus)
+        lines += _gpu_lines(planned, plans["GPU"], gpus)
     else:
         lines.append("GPU: none that can be used; --gpu-memory 8GB plans for one")
-    return [*lines, _verdict(asked, _in_ram(plans.get("GPU", plans["CPU"]), gpus), memory)]
+    return [*lines, _verdict(planned, _in_ram(plans.get("GPU", plans["CPU"]), gpus), memory)]
 
 
-def _gpu_lines(asked: _Asked, found: Plan, gpus: _Gpus) -> list[str]:
-    layers = f"of {len(asked.facts.blocks) + 1} layers, output included"
+def _gpu_lines(planned: Planned, found: Plan, gpus: _Gpus) -> list[str]:
+    layers = f"of {len(planned.facts.blocks) + 1} layers, output included"
     if gpus.llm:
         lines = [f"--gpu-layers auto: {found.gpu_layers} {layers}"]
     else:
-        more = _on_gpu(asked, gpus, True).gpu_layers
+        more = _on_gpu(planned, gpus, True).gpu_layers
         lines = [f"--gpu-layers auto: 0, for this llama-cpp-python is built for the CPU; with a build for the GPU "
                  f"(docs/llm.md) {more} {layers}"]  # fmt: skip
     if not gpus.encoders:
         lines.append("the encoders stay on the CPU: of GPUs they run on NVIDIA's alone")
-    elif not suit_gpus(asked.bundle):
+    elif not planned.suits_gpus:
         lines.append("the encoders are int8 and stay on the CPU; `vllama export --precision fp16` makes some for GPUs")
     if found.gpu > gpus.usable:
         lines.append(f"GPU: {_mb(found.gpu)} MB needed of {_mb(gpus.usable)} MB usable: does not fit; use --device cpu")
     return lines
 
 
-def _verdict(asked: _Asked, found: Plan, memory: Memory) -> str:
+def _verdict(planned: Planned, found: Plan, memory: Memory) -> str:
     """Whether it fits the RAM, and what to change where it does not."""
     have = f"RAM: {_mb(memory.free)} of {_mb(memory.total)} MB free, {_mb(found.ram_encoding)} MB needed"
     if found.ram_encoding <= memory.free:
         return f"{have}: fits"
     if max(found.ram_indexing, found.ram_answering) <= memory.free:
         return f"{have}: does not fit at once; index clips first: `vllama index`"
-    fits = what_fits(asked.facts, asked.graphs, asked.n_ctx, asked.kv, memory.free)
+    fits = what_fits(planned.facts, planned.graphs, planned.n_ctx, planned.kv, memory.free)
+    if fits is None and (smaller := planned.quant_that_fits(memory.free)):
+        return f"{have}: does not fit; export it with --quant {smaller}, and index clips first: `vllama index`"
     if fits is None:
-        return f"{have}: does not fit; end other programs, or export again with a smaller --quant"
-    changes = [f"--kv {fits[0]}"] * (fits[0] != asked.kv) + [f"--ctx-size {fits[1]}"] * (fits[1] != asked.n_ctx)
+        return f"{have}: does not fit; end other programs, or export it with a smaller --quant"
+    changes = [f"--kv {fits[0]}"] * (fits[0] != planned.kv) + [f"--ctx-size {fits[1]}"] * (fits[1] != planned.n_ctx)
     return f"{have}: does not fit; use {' '.join(changes)}"
 
 
-def _disk(bundle: Bundle) -> int:
-    return sum(record.bytes for record in bundle.manifest.files.values())
-
-
-def _features(bundle: Bundle) -> int:
-    return features_per_hour(bundle.spec, 4 if bundle.manifest.precision["frames"] == "fp32" else 2)
+def _features(planned: Planned) -> int:
+    return features_per_hour(planned.spec, 4 if planned.precision == "fp32" else 2)
 
 
 def _mb(size: int) -> str:

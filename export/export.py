@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from vllama.runtime.bundle import Bundle
-from vllama.runtime.errors import BackendUnavailableError, SpecError, extra
+from vllama.runtime.errors import BackendUnavailableError, extra
 from vllama.runtime.spec import ModelSpec
 
 from .meter import Report
@@ -33,7 +33,7 @@ def export_model(
     Args:
         weights: the folder with the published files.
         out: the bundle's folder; it must not exist, unless it is to be given engines.
-        quant: a name of `quants.QUANTS`; None: the model's.
+        quant: a name of `vllama.runtime.llm.quants.QUANTS`; None: the model's.
         precision: of the encoders, "int8" for CPUs, "fp16" or "w8a16" for GPUs, or "fp32"; None: "int8", with engines
             "fp16".
         engines: also build TensorRT engines. A bundle that is there already is given those that it lacks, and nothing
@@ -51,10 +51,6 @@ def export_model(
     """
     request = Request(spec, weights, out, quant, precision, engines, threads)
     request.check()
-    with _installed():
-        from .quants import QUANTS  # gguf
-    if request.llm_type not in QUANTS:
-        raise SpecError(f"quantization {request.llm_type!r} is not known; use one of {', '.join(QUANTS)}")
     with alone(out):
         if not request.adds_engines:
             check_free(out)

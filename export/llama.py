@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 
 from vllama.runtime.errors import FileError, MissingFileError
+from vllama.runtime.llm.quants import LlamaDimensions, LlamaTensor, llama_tensors
 from vllama.runtime.spec import ModelSpec
 
 from .checkpoint import MAPPED_BYTES, find_file, open_state_dict
@@ -20,19 +21,27 @@ StoredType = Literal["F32", "F16", "BF16"]
 _STORED: dict[torch.dtype, StoredType] = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 _IGNORED = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")  # computed from rope_theta
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
+_HF_NAMES = {
+    "token_embd": "model.embed_tokens",
+    "output_norm": "model.norm",
+    "output": "lm_head",
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
 _FORMATS = (("model", ".safetensors"), ("pytorch_model", ".bin"))
 
 
 @dataclass(frozen=True)
-class LlamaConfig:
-    """The dimensions in a config.json; n_ctx_train: positions it was trained with."""
+class LlamaConfig(LlamaDimensions):
+    """What a config.json says; n_ctx_train: positions it was trained with."""
 
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
-    num_layers: int
-    num_heads: int
-    num_kv_heads: int
     rms_norm_eps: float
     rope_theta: float
     n_ctx_train: int
@@ -163,24 +172,16 @@ class _Folder:
             raise FileError(f"{self._where[key]}: {key} {shape} is no tensor of a LLaMA; use the original weights")
 
 
-def tensor_shapes(config: LlamaConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
+def tensor_shapes(config: LlamaDimensions) -> Iterator[tuple[str, tuple[int, ...]]]:
     """HF names and shapes of all tensors, in the order of the computation."""
-    hidden, inner = config.hidden_size, config.intermediate_size
-    kv = hidden // config.num_heads * config.num_kv_heads
-    yield _EMBEDDING, (config.vocab_size, hidden)
-    for layer in range(config.num_layers):
-        block = f"model.layers.{layer}"
-        yield f"{block}.input_layernorm.weight", (hidden,)
-        yield f"{block}.self_attn.q_proj.weight", (hidden, hidden)
-        yield f"{block}.self_attn.k_proj.weight", (kv, hidden)
-        yield f"{block}.self_attn.v_proj.weight", (kv, hidden)
-        yield f"{block}.self_attn.o_proj.weight", (hidden, hidden)
-        yield f"{block}.post_attention_layernorm.weight", (hidden,)
-        yield f"{block}.mlp.gate_proj.weight", (inner, hidden)
-        yield f"{block}.mlp.up_proj.weight", (inner, hidden)
-        yield f"{block}.mlp.down_proj.weight", (hidden, inner)
-    yield "model.norm.weight", (hidden,)
-    yield _HEAD, (config.vocab_size, hidden)
+    for tensor in llama_tensors(config):
+        yield hf_name(tensor), tensor.shape
+
+
+def hf_name(tensor: LlamaTensor) -> str:
+    """What a tensor is called in a folder."""
+    block = "" if tensor.layer is None else f"model.layers.{tensor.layer}."
+    return f"{block}{_HF_NAMES[tensor.name]}.weight"
 
 
 def _find_folders(spec: ModelSpec, weights: Path) -> tuple[Path, Path | None]:

@@ -15,6 +15,7 @@ from safetensors.numpy import save
 from vllama.runtime.bundle import POSITIONS, Bundle, open_bundle
 from vllama.runtime.errors import FileError
 from vllama.runtime.manifest import SCHEMA, FidelityRow, FileRecord, Manifest, hash_file
+from vllama.runtime.precision import graph_bytes
 from vllama.runtime.registry import spec_to_dict
 from vllama.runtime.version import own_version
 
@@ -26,7 +27,7 @@ from .meter import Report, metered
 from .observe import observe, run
 from .recipe import plan
 from .reference import reference_bytes
-from .request import Precision, Request
+from .request import Request
 from .staging import StagedPart, Staging, part_key, record_files, writing
 from .to_gguf import gguf_bytes, to_gguf
 from .to_onnx import compare, examples, to_onnx
@@ -34,7 +35,7 @@ from .to_tensorrt import Progress, add_engines, open_builder
 
 _EXAMPLES = 2  # to fit the rounding to, and as many again to judge it by
 _TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime", "gguf", "llama-cpp-python")
-_WEIGHT_BYTES: dict[Precision, float] = {"fp32": 4, "fp16": 2, "int8": 1.25, "w8a16": 1.05}  # some are wider
+_WIDER = 1.1  # what int8 has rounded twice, or not at all, where that was too far off
 _SPARE_BYTES = 1 << 20  # graphs, tables and the manifest
 
 
@@ -79,7 +80,7 @@ def _new(request: Request, step: Progress, report: Report) -> Bundle:
     staging = Staging(request.out)
     try:
         with writing("the export", request.out.parent):
-            staging.need(_size(parts, llama, request))
+            staging.need(_size(llama, request))
             return _Export(request, parts, llama, staging, step, report).run()
     finally:
         staging.discard_if_empty()
@@ -218,10 +219,10 @@ def _total(files: Mapping[str, FileRecord]) -> int:
     return sum(record.bytes for record in files.values())
 
 
-def _size(parts: list[Part], llama: LlamaFolder, request: Request) -> int:
+def _size(llama: LlamaFolder, request: Request) -> int:
     """About what the export writes."""
-    weights = sum(tensor.numel() for part in parts for tensor in part.state.values())
-    return int(weights * _WEIGHT_BYTES[request.encoder_type]) + gguf_bytes(llama, request.llm_type) + _SPARE_BYTES
+    graphs = sum(graph_bytes(request.spec, request.encoder_type).values())
+    return int(_WIDER * graphs) + gguf_bytes(llama, request.llm_type) + _SPARE_BYTES
 
 
 def _notes(llama: LlamaFolder) -> tuple[str, ...]:

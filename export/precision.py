@@ -9,8 +9,9 @@ from typing import BinaryIO
 import numpy as np
 import onnx_ir as ir
 
+from vllama.runtime.precision import Precision
+
 from .recipe import Recipe
-from .request import Precision
 from .rounding import ACTIVATION_MAX, SMALLEST_SCALE, full_scale, round_full, round_weight, weight_scale
 
 TRANSPOSED = "_transposed"  # what is added to a weight's key when it is stored as it is used

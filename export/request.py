@@ -5,16 +5,15 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
 
 from vllama.runtime.errors import MissingFileError, SpecError
 from vllama.runtime.files import check_permission
+from vllama.runtime.llm.quants import check_quant
 from vllama.runtime.manifest import MANIFEST
+from vllama.runtime.precision import Precision, check_precision
 from vllama.runtime.spec import ModelSpec
 
 from .to_tensorrt import EngineOptions
-
-Precision = Literal["fp32", "fp16", "int8", "w8a16"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class Request:
 
     @property
     def llm_type(self) -> str:
-        """A name of `quants.QUANTS`."""
+        """The quantisation of the language model."""
         return self.quant or self.spec.llm.quantization
 
     @property
@@ -41,12 +40,7 @@ class Request:
         Raises:
             SpecError: there is none of that name.
         """
-        asked = self.precision or ("fp16" if self.engines else "int8")
-        known: tuple[Precision, ...] = get_args(Precision)
-        for each in known:
-            if asked == each:
-                return each
-        raise SpecError(f"precision {asked!r} is not known; use one of {', '.join(known)}")
+        return check_precision(self.precision or ("fp16" if self.engines else "int8"))
 
     @property
     def adds_engines(self) -> bool:
@@ -58,6 +52,7 @@ class Request:
 
         Raises: as `export_model` does before anything is written.
         """
+        check_quant(self.llm_type)
         if self.encoder_type == "int8" and self.engines:
             raise SpecError("--precision int8 is for CPUs, and TensorRT takes none of it; use fp16 or w8a16")
         if not self.adds_engines:

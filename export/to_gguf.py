@@ -13,67 +13,49 @@ from typing import Protocol
 import gguf
 import numpy as np
 import torch
-from gguf import GGMLQuantizationType
 from numpy.typing import NDArray
 
+from vllama.runtime.llm.quants import GgmlType, LlamaTensor, llama_tensors, row_bytes, stored_type, tensor_bytes
 from vllama.runtime.spec import ModelSpec
 
-from .llama import LlamaConfig
-from .quants import QUANTS as QUANTS
-from .quants import fitted, quantise, row_bytes, tensor_type
+from .llama import LlamaConfig, hf_name
+from .quants import file_number, quantise, type_number
 from .vocabulary import Vocabulary
 
 _CHUNK_WEIGHTS = 1 << 22  # float32 copies are made of so much of a tensor at a time, per thread
-_NAMES = {
-    "model.embed_tokens": "token_embd",
-    "model.norm": "output_norm",
-    "lm_head": "output",
-    "input_layernorm": "attn_norm",
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "post_attention_layernorm": "ffn_norm",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-}
 
 
 class LlamaWeights(Protocol):
     """A LLaMA whose tensors are read when they are asked for; `LlamaFolder` is one.
 
     Attributes:
-        config, vocabulary, shapes: as there.
+        config, vocabulary: as there.
     """
 
     @property
     def config(self) -> LlamaConfig: ...
     @property
     def vocabulary(self) -> Vocabulary: ...
-    @property
-    def shapes(self) -> tuple[tuple[str, tuple[int, ...]], ...]: ...
     def tensor(self, name: str) -> torch.Tensor:
         """One tensor by its HF name."""
 
 
 @dataclass(frozen=True)
 class _Tensor:
-    """One tensor of the file: its name in the folder and here, and how it is stored."""
+    """One tensor of the file, and how it is stored."""
 
-    source: str
-    name: str
-    shape: tuple[int, ...]
-    type: GGMLQuantizationType
+    about: LlamaTensor
+    type: GgmlType
     widened: bool
 
     @property
-    def row_bytes(self) -> int:
-        return row_bytes(self.type, self.shape[-1])
+    def name(self) -> str:
+        block = "" if self.about.layer is None else f"blk.{self.about.layer}."
+        return f"{block}{self.about.name}.weight"
 
     @property
     def bytes(self) -> int:
-        return int(np.prod(self.shape[:-1])) * self.row_bytes
+        return tensor_bytes(self.type, self.about.shape)
 
 
 def to_gguf(
@@ -87,7 +69,8 @@ def to_gguf(
     """Write `llama` for llama.cpp. Memory: one tensor; no other file is written, and none is left after an error.
 
     Args:
-        quant: a name of `QUANTS`; matrices are mixed as llama.cpp's own quantiser does it, norms stay F32.
+        quant: a name of `vllama.runtime.llm.quants.QUANTS`; matrices are mixed as llama.cpp's own quantiser does it,
+            norms stay F32.
         progress: (bytes of tensors written, bytes of all tensors).
         threads: that quantise; None: one for each logical core.
 
@@ -98,12 +81,13 @@ def to_gguf(
         OSError: the file cannot be written; `staging.writing` says what to do then.
         BackendUnavailableError: ggml's quantiser cannot be loaded.
     """
-    plan = [_planned(name, shape, quant, llama.config) for name, shape in llama.shapes]
+    plan = _planned(llama.config, quant)
     writer = gguf.GGUFWriter(path, "llama")
     try:
         _add_metadata(writer, llama, spec, quant)
         for tensor in plan:
-            writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), tensor.bytes, raw_dtype=tensor.type)
+            shape, number = tensor.about.shape, type_number(tensor.type)
+            writer.add_tensor_info(tensor.name, shape, np.dtype(np.float32), tensor.bytes, raw_dtype=number)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
@@ -118,7 +102,7 @@ def to_gguf(
 
 def gguf_bytes(llama: LlamaWeights, quant: str) -> int:
     """Bytes of the tensors that `to_gguf` writes."""
-    return _total([_planned(name, shape, quant, llama.config) for name, shape in llama.shapes])
+    return _total(_planned(llama.config, quant))
 
 
 def permuted(weight: torch.Tensor, num_heads: int) -> torch.Tensor:
@@ -127,19 +111,8 @@ def permuted(weight: torch.Tensor, num_heads: int) -> torch.Tensor:
     return weight.view(num_heads, 2, rows // num_heads // 2, columns).transpose(1, 2).reshape(rows, columns)
 
 
-def _planned(source: str, shape: tuple[int, ...], quant: str, config: LlamaConfig) -> _Tensor:
-    stem = source.removesuffix(".weight")
-    layer, block = 0, ""
-    if stem.startswith("model.layers."):
-        _, _, number, stem = stem.split(".", 3)
-        layer, block = int(number), f"blk.{number}."
-    kind = _NAMES[stem]
-    name = f"{block}{kind}.weight"
-    if len(shape) == 1:
-        return _Tensor(source, name, shape, GGMLQuantizationType.F32, widened=False)
-    wanted = tensor_type(quant, kind, layer, config)
-    stored = fitted(wanted, shape[-1])
-    return _Tensor(source, name, shape, stored, widened=stored is not wanted)
+def _planned(config: LlamaConfig, quant: str) -> list[_Tensor]:
+    return [_Tensor(tensor, *stored_type(quant, tensor, config)) for tensor in llama_tensors(config)]
 
 
 def _write_tensors(
@@ -158,18 +131,19 @@ def _write_tensors(
 
 
 def _encoded(llama: LlamaWeights, tensor: _Tensor, pool: ThreadPoolExecutor) -> NDArray[np.uint8]:
-    weight = llama.tensor(tensor.source)
-    if tensor.name.endswith("attn_q.weight"):
+    about = tensor.about
+    weight, row = llama.tensor(hf_name(about)), about.shape[-1]
+    if about.name == "attn_q":
         weight = permuted(weight, llama.config.num_heads)
-    elif tensor.name.endswith("attn_k.weight"):
+    elif about.name == "attn_k":
         weight = permuted(weight, llama.config.num_kv_heads)
-    matrix = weight.reshape(-1, tensor.shape[-1])
-    target = np.empty((len(matrix), tensor.row_bytes), np.uint8)
+    matrix = weight.reshape(-1, row)
+    target = np.empty((len(matrix), row_bytes(tensor.type, row)), np.uint8)
 
     def encode(rows: slice) -> None:
         quantise(matrix[rows].to(torch.float32).contiguous().numpy(), tensor.type, target[rows])
 
-    for _ in pool.map(encode, _chunks(tensor.shape[-1], len(matrix))):
+    for _ in pool.map(encode, _chunks(row, len(matrix))):
         pass
     return target
 
@@ -195,7 +169,7 @@ def _add_metadata(writer: gguf.GGUFWriter, llama: LlamaWeights, spec: ModelSpec,
     writer.add_name(spec.name)
     writer.add_license(spec.license)
     writer.add_source_url(spec.source)
-    writer.add_file_type(QUANTS[quant].file_type)
+    writer.add_file_type(file_number(quant))
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     writer.add_context_length(config.n_ctx_train)
     writer.add_embedding_length(config.hidden_size)

@@ -19,13 +19,13 @@ from torch.nn import functional
 
 from vllama.runtime.backend import open_backend
 from vllama.runtime.backend_onnx import READY
+from vllama.runtime.precision import Precision
 from vllama.runtime.types import Float32
 
 from .graphs import Graph, Input
 from .lent import Read, hollow
 from .precision import Computed, fold_transposes, lower
 from .recipe import Recipe
-from .request import Precision
 
 _OPSET = 20
 _EXAMPLE_SIZE = 2  # torch takes an axis of size 1 for a fixed one

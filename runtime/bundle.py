@@ -42,8 +42,8 @@ class Bundle:
 
     @property
     def kv(self) -> Kv:
-        """How the KV cache is stored where nothing is said: what was not rounded at all keeps a cache that is not."""
-        return "f32" if self.manifest.precision["llm"] == "F32" else self.spec.llm.kv or "f16"
+        """How the KV cache is stored where nothing is said."""
+        return usual_kv(self.spec, self.manifest.precision["llm"])
 
     @property
     def encoders_hash(self) -> str:
@@ -82,6 +82,11 @@ class Bundle:
             return load_file(self.folder / POSITIONS)
         except (SafetensorError, OSError) as error:
             raise FileError(f"{self.folder / POSITIONS}: cannot be read ({error}); export the model again") from error
+
+
+def usual_kv(spec: ModelSpec, quant: str) -> Kv:
+    """How the KV cache is stored where nothing is said: what was not rounded at all keeps a cache that is not."""
+    return "f32" if quant == "F32" else spec.llm.kv or "f16"
 
 
 def models_dir() -> Path:

@@ -10,6 +10,7 @@ from .llm.llama_context import UBATCH_CPU, UBATCH_GPU, Kv
 from .llm.llm_file import LlmFacts
 from .machine import GpuMemory
 from .placement import GPU_BATCH
+from .precision import Precision, graph_bytes
 from .spec import AudioEncoder, ModelSpec, VisionEncoder
 
 _ENCODERS, _INDEXING = ("frames", "clips"), ("frames", "clips", "video")  # video: the memory of the whole
@@ -86,6 +87,12 @@ def graph_needs(bundle: Bundle) -> dict[str, GraphNeed]:
         engine = bundle.manifest.engines.get(name)
         needs[name] = GraphNeed(weights, _activations(name, bundle.spec), engine.bytes if engine else weights)
     return needs
+
+
+def reckoned_needs(spec: ModelSpec, precision: Precision) -> dict[str, GraphNeed]:
+    """What each graph of a bundle will need that is not made yet."""
+    sizes = graph_bytes(spec, precision)
+    return {name: GraphNeed(size, _activations(name, spec), size) for name, size in sizes.items()}
 
 
 def kv_bytes(facts: LlmFacts, n_ctx: int, kv: Kv) -> int:

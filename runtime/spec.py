@@ -192,8 +192,20 @@ class Sampling:
 
 
 @dataclass(frozen=True)
+class LlmDimensions:
+    """What the published config.json says, for those who have not fetched it: `vllama plan` reckons with it."""
+
+    __pydantic_config__ = _CHECKED
+    num_layers: PositiveInt
+    num_heads: PositiveInt
+    num_kv_heads: PositiveInt
+    intermediate_size: PositiveInt
+    vocab_size: PositiveInt
+
+
+@dataclass(frozen=True)
 class LlmSpec:
-    """The language model; its other dimensions stand in the config.json of its folder.
+    """The language model; an export reads its other dimensions in the config.json of its folder.
 
     long: how it is shown a span that its frames do not cover, where a question does not say; None: as a memory. kv: how
     its KV cache is stored where nothing is said; None: as f16.
@@ -207,6 +219,7 @@ class LlmSpec:
     sampling: Sampling
     long: Literal["frames", "memory", "segments", "map"] | None = None
     kv: Literal["f16", "q8_0"] | None = None
+    dimensions: LlmDimensions | None = None
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,13 @@ from typing import get_args
 from vllama.export.checkpoint import Reader
 from vllama.export.graphs import GraphName, empty_graph
 from vllama.export.meter import PartCost, Report, metered
-from vllama.export.request import Precision
 from vllama.export.staging import record_files
 from vllama.export.to_onnx import to_onnx
 from vllama.export.to_tensorrt import EngineOptions, add_engines, open_builder
 from vllama.runtime.benchmark.limits import processor_name
 from vllama.runtime.bundle import Bundle
 from vllama.runtime.manifest import SCHEMA, FileRecord, Manifest
+from vllama.runtime.precision import Precision
 from vllama.runtime.registry import find_spec, spec_to_dict
 from vllama.runtime.spec import ModelSpec
 

@@ -25,13 +25,13 @@ from torch import Tensor
 
 from vllama.export.graphs import empty_graph, graph_names
 from vllama.export.llama import LlamaConfig, tensor_shapes
-from vllama.export.request import Precision
 from vllama.export.staging import record_files
 from vllama.export.to_gguf import to_gguf
 from vllama.export.to_onnx import to_onnx
 from vllama.export.vocabulary import Vocabulary, read_vocabulary
 from vllama.runtime.bundle import POSITIONS, open_bundle
 from vllama.runtime.manifest import SCHEMA, Manifest, write_manifest
+from vllama.runtime.precision import Precision
 from vllama.runtime.registry import find_spec, spec_to_dict
 from vllama.runtime.spec import ModelSpec
 
@@ -46,13 +46,9 @@ class NoiseLlama:
     vocabulary: Vocabulary
     noise: Tensor
 
-    @property
-    def shapes(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
-        return tuple(tensor_shapes(self.config))
-
     def tensor(self, name: str) -> Tensor:
         """A view of the noise."""
-        shape = dict(self.shapes)[name]
+        shape = dict(tensor_shapes(self.config))[name]
         if len(shape) == 1:
             return torch.ones(shape)
         return self.noise.as_strided(shape, (_STEP, 1))

@@ -16,6 +16,24 @@ from vllama.cli import plan as command
 from vllama.runtime.bundle import shipped_bundle
 from vllama.runtime.machine import GpuMemory, Memory
 
+ENTRY = """
+[llm.small]
+architecture = "llama"
+hidden_size = 2048
+dimensions = { num_layers = 16, num_heads = 16, num_kv_heads = 4, intermediate_size = 5632, vocab_size = 32000 }
+n_ctx = 512
+quantization = "Q4_K_M"
+sampling = { temperature = 0.0, top_p = 1.0, top_k = 0, max_tokens = 64 }
+[models.mine]
+source = ""
+weights = ""
+license = ""
+video = "eva-vit-g"
+llm = "small"
+prompt = "vicuna"
+messages = "video-llama"
+files = { vl = { name = "mine.pth" }, llm = { name = "mine" } }
+"""
 PEAK = """
 import sys
 from vllama.runtime import Engine
@@ -144,6 +162,74 @@ def test_the_name_of_a_model_is_shown_as_it_is(vllama: Vllama, tmp_path: Path) -
     done = vllama("plan", "--model", folder, "--gpu-memory", "0")
     assert done.returncode == 0, done.stderr
     assert "mini[red]ature[/b]: " in done.stdout
+
+
+def test_a_model_that_is_not_exported_is_reckoned_from_its_entry(vllama: Vllama) -> None:
+    done = vllama("plan", "--model", "video-llama-2-7b-chat", "--gpu-memory", "8GB")
+    assert (done.returncode, done.stderr) == (0, "")
+    says = " ".join(done.stdout.split())
+    assert "video-llama-2-7b-chat, not exported yet: Q4_K_M, encoders int8, 2048 positions, q8_0 KV cache; MB" in says
+    row = json.loads(vllama("plan", "--model", "video-llama-2-7b-chat", "--json", "--gpu-memory", "0").stdout)
+    assert (row["exported"], row["quant"], row["precision"], row["kv"]) == (False, "Q4_K_M", "int8", "q8_0")
+    assert 6_000 < row["plans"]["CPU"]["ram_encoding"] / 1e6 < 6_500  # docs/llm.md: 6,251 of the bundle on disk
+    assert 5_400 < row["disk"] / 1e6 < 5_500
+
+
+def test_it_is_reckoned_as_it_would_be_exported(vllama: Vllama, tmp_path: Path) -> None:
+    (tmp_path / "models.toml").write_text(ENTRY, "utf-8")
+    how = ("--models", tmp_path / "models.toml", "--quant", "Q8_0", "--precision", "fp16", "--json")
+    row = json.loads(vllama("plan", "--model", "mine", *how, "--gpu-memory", "24GB").stdout)
+    assert (row["model"], row["quant"], row["precision"], row["n_ctx"]) == ("mine", "Q8_0", "fp16", 512)
+    frames = next(part for part in row["plans"]["GPU"]["parts"] if part["name"] == "frames")
+    assert frames["ram"] == 0
+    assert 2_100 < frames["gpu"] / 1e6 < 2_300  # of 1.1e9 weights in halves
+    assert len(row["layer_bytes"]) == 17
+
+
+def test_a_bundle_that_is_there_is_planned_as_it_is_unless_another_is_asked_for(
+    vllama: Vllama, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLLAMA_MODELS", str(tmp_path))
+    shutil.copytree(tiny_bundle, tmp_path / "video-llama-2-7b-chat")
+    rows = [
+        json.loads(vllama("plan", "--model", "video-llama-2-7b-chat", *how, "--json").stdout)
+        for how in ((), ("--quant", "Q4_K_M"))
+    ]
+    assert [row["exported"] for row in rows] == [True, False]
+    assert rows[0]["disk"] < 1e8 < 5e9 < rows[1]["disk"]
+
+
+def test_what_cannot_be_reckoned_is_said(vllama: Vllama, tmp_path: Path) -> None:
+    (tmp_path / "models.toml").write_text(ENTRY.partition("dimensions")[0] + ENTRY.partition("}\n")[2], "utf-8")
+    model = ("--model", "video-llama-2-7b-chat")
+    for how, says in (
+        (("--quant", "Q4_K_M"), "--quant is for a model to be exported; name it with --model"),
+        (("--model", "none", "--precision", "fp16"), "no model is called 'none'; known: "),
+        ((*model, "--quant", "Q4"), "quantization 'Q4' is not known; use one of F32, "),
+        ((*model, "--precision", "int4"), "precision 'int4' is not known; use one of fp32, "),
+        (
+            ("--model", "mine", "--models", tmp_path / "models.toml"),
+            "models.mine: llm.dimensions is missing; add it, or export the model first",
+        ),
+    ):
+        done = vllama("plan", *how)
+        assert (done.returncode in (2, 3), done.stdout, len(done.stderr.splitlines())) == (True, "", 1), how
+        assert done.stderr.startswith(f"vllama: {says}"), how
+
+
+def test_the_quantisation_that_would_fit_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "gpu_memory", lambda: ())
+    monkeypatch.setattr(command, "nvidia_memory", lambda: ())
+    monkeypatch.setattr(command, "physical_cores", lambda: 2)
+    for free, says in (
+        (4.5e9, "does not fit; export it with --quant IQ4_XS, and index clips first: `vllama index`"),
+        (3e9, "does not fit; end other programs, or export it with a smaller --quant"),
+    ):
+        monkeypatch.setattr(command, "read_memory", lambda free=free: Memory(8 * 10**9, int(free)))
+        command.plan("video-llama-2-7b-chat")
+        assert says in capsys.readouterr().out
 
 
 def test_a_model_that_is_not_there_is_said(vllama: Vllama) -> None:

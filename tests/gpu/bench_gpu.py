@@ -32,7 +32,6 @@ import numpy as np
 import torch
 
 from vllama.export.graphs import empty_graph
-from vllama.export.request import Precision
 from vllama.export.staging import record_files
 from vllama.export.to_onnx import to_onnx
 from vllama.export.to_tensorrt import EngineOptions, add_engines, open_builder
@@ -49,6 +48,7 @@ from vllama.runtime.machine import nvidia_memory
 from vllama.runtime.manifest import SCHEMA, Manifest
 from vllama.runtime.placement import Placement
 from vllama.runtime.plan import encoders_gpu_bytes, graph_needs, layers_that_fit, usable_bytes
+from vllama.runtime.precision import Precision
 from vllama.runtime.registry import find_spec, spec_to_dict
 from vllama.runtime.spec import ModelSpec
 

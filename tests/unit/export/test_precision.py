@@ -10,8 +10,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from vllama.export.precision import fold_transposes, lower
 from vllama.export.recipe import Form, Recipe
-from vllama.export.request import Precision
 from vllama.runtime.backend import open_backend
+from vllama.runtime.precision import Precision
 
 RNG = np.random.default_rng(0)
 WEIGHT = RNG.standard_normal((6, 70)).astype(np.float32)  # (out, in) as torch keeps it

@@ -19,10 +19,12 @@ from gguf import GGUFReader
 from safetensors.torch import save_file
 
 from vllama.export.llama import LlamaConfig, LlamaFolder, open_llama, tensor_shapes
-from vllama.export.quants import tensor_type
+from vllama.export.quants import file_number
 from vllama.export.staging import writing
-from vllama.export.to_gguf import QUANTS, permuted, to_gguf
+from vllama.export.to_gguf import permuted, to_gguf
 from vllama.runtime.errors import DiskFullError
+from vllama.runtime.llm.llm_file import read_llm_facts
+from vllama.runtime.llm.quants import QUANTS, quantised_facts
 from vllama.runtime.spec import ModelSpec
 
 Made = tuple[LlamaFolder, ModelSpec]
@@ -65,7 +67,7 @@ def read(path: Path) -> dict[str, tuple[str, bytes]]:
 
 def quantised_by_llama_cpp(source: Path, target: Path, quant: str) -> dict[str, tuple[str, bytes]]:
     params = library.llama_model_quantize_default_params()
-    params.ftype, params.nthread = int(QUANTS[quant].file_type), 2
+    params.ftype, params.nthread = int(file_number(quant)), 2
     assert library.llama_model_quantize(bytes(source), bytes(target), ctypes.byref(params)) == 0
     return read(target)
 
@@ -75,7 +77,7 @@ def quantised_by_llama_cpp(source: Path, target: Path, quant: str) -> dict[str, 
     [(256, 256, 1, 4, 4), (256, 256, 8, 8, 2), (256, 288, 1, 4, 4), (64, 160, 1, 4, 4), (80, 100, 1, 4, 4)],
     ids=["whole-blocks", "shared-heads", "narrow-ffn", "narrow", "no-blocks"],
 )
-def test_every_quantisation_is_that_of_llama_cpp_to_the_byte(
+def test_every_quantisation_is_that_of_llama_cpp_to_the_byte_and_as_large_as_reckoned(
     size: tuple[int, ...], random_llama: Callable[..., Made], tmp_path: Path
 ) -> None:
     llama, spec = random_llama(*size)
@@ -88,14 +90,7 @@ def test_every_quantisation_is_that_of_llama_cpp_to_the_byte(
         )
         assert {name: kind for name, (kind, _) in ours.items()} == {name: kind for name, (kind, _) in theirs.items()}
         assert [name for name in ours if ours[name] != theirs[name]] == [], quant
-
-
-def test_the_usual_mixture_widens_the_tensors_that_matter_most() -> None:
-    config = LlamaConfig(32000, 4096, 11008, 32, 32, 32, 1e-5, 1e4, 4096)
-    wide = [layer for layer in range(32) if tensor_type("Q4_K_M", "attn_v", layer, config).name == "Q6_K"]
-    assert wide == [0, 1, 2, 3, 6, 9, 12, 15, 18, 21, 24, 27, 28, 29, 30, 31]
-    assert tensor_type("Q4_K_M", "output", 0, config).name == "Q6_K"
-    assert tensor_type("Q4_K_M", "attn_q", 0, config).name == "Q4_K"
+        assert quantised_facts(llama.config, quant) == read_llm_facts(tmp_path / "ours.gguf"), quant
 
 
 def test_tensors_whose_rows_do_not_fit_are_reported(random_llama: Callable[..., Made], tmp_path: Path) -> None:
@@ -161,7 +156,7 @@ def test_the_file_says_what_it_is(random_llama: Callable[..., Made], vicuna_spec
     assert fields["general.name"] == vicuna_spec.name
     assert fields["general.license"] == vicuna_spec.license
     assert fields["general.source.url"] == vicuna_spec.source
-    assert fields["general.file_type"] == QUANTS["Q4_K_M"].file_type
+    assert fields["general.file_type"] == file_number("Q4_K_M")
     assert fields["llama.context_length"] == config.n_ctx_train
     assert fields["llama.embedding_length"] == 64
     assert fields["llama.feed_forward_length"] == 96

@@ -20,10 +20,10 @@ from vllama.export.graphs import Graph, empty_graph
 from vllama.export.lent import is_matrix
 from vllama.export.observe import observe
 from vllama.export.recipe import plan
-from vllama.export.request import Precision
 from vllama.export.to_onnx import compare, examples, to_onnx
 from vllama.runtime.backend import open_backend
 from vllama.runtime.backend_onnx import READY
+from vllama.runtime.precision import Precision
 from vllama.runtime.registry import spec_to_dict
 from vllama.runtime.spec import ModelSpec
 

@@ -20,12 +20,12 @@ from tests.conftest import needs_ctrl_c
 from vllama.export import export_model, to_tensorrt
 from vllama.export.meter import PartCost
 from vllama.export.precision import lower
-from vllama.export.request import Precision
 from vllama.export.staging import record_files
 from vllama.export.to_tensorrt import EngineOptions, add_engines, is_current, open_builder, profiles
 from vllama.runtime.bundle import Bundle, open_bundle
 from vllama.runtime.errors import BackendUnavailableError, FileError, SpecError
 from vllama.runtime.manifest import FileRecord, hash_file, read_manifest
+from vllama.runtime.precision import Precision
 from vllama.runtime.spec import ModelSpec
 from vllama.runtime.tensorrt import make_log
 

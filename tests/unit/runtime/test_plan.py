@@ -11,6 +11,7 @@ import pytest
 from vllama.runtime.bundle import open_bundle, shipped_bundle
 from vllama.runtime.llm.llama_context import UBATCH_CPU, Kv
 from vllama.runtime.llm.llm_file import LlmFacts, read_llm_facts
+from vllama.runtime.llm.quants import LlamaDimensions, quantised_facts
 from vllama.runtime.machine import GpuMemory
 from vllama.runtime.manifest import EngineRecord
 from vllama.runtime.plan import (
@@ -45,6 +46,10 @@ GRAPHS = {
 
 def test_the_weights_are_those_of_the_file() -> None:
     assert SEVEN.weights == 4_080_263_168
+
+
+def test_what_is_reckoned_from_an_entry_is_what_its_file_says() -> None:
+    assert quantised_facts(LlamaDimensions(32000, 4096, 11008, 32, 32, 32), "Q4_K_M") == SEVEN
 
 
 def test_a_position_of_the_kv_cache_is_k_and_v_of_every_layer() -> None:

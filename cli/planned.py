@@ -1,0 +1,139 @@
+"""What `vllama plan` plans: a bundle, or one that an export would make."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from vllama.runtime.bundle import Bundle, find_bundle, read_bundle, usual_kv
+from vllama.runtime.errors import ModelNotFoundError, SpecError
+from vllama.runtime.llm.llama_context import Kv
+from vllama.runtime.llm.llm_file import LlmFacts, read_llm_facts
+from vllama.runtime.llm.quants import QUANTS, LlamaDimensions, check_quant, quantised_facts
+from vllama.runtime.plan import GraphNeed, graph_needs, make_plan, reckoned_needs
+from vllama.runtime.precision import check_precision
+from vllama.runtime.registry import find_spec, read_specs
+from vllama.runtime.spec import ModelSpec
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What was asked for; None where nothing was said."""
+
+    model: str | None
+    quant: str | None
+    precision: str | None
+    models: Path | None
+    n_ctx: int | None
+    kv: Kv | None
+
+    @property
+    def of_an_export(self) -> str | None:
+        """The first option given that only an export has."""
+        given = (("--quant", self.quant), ("--precision", self.precision), ("--models", self.models))
+        return next((name for name, value in given if value is not None), None)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A model, what is known of it, and how it shall run.
+
+    made: whether there is a bundle. precision: of the encoders. disk: bytes of the bundle.
+    """
+
+    model: str
+    made: bool
+    spec: ModelSpec
+    quant: str
+    precision: str
+    facts: LlmFacts
+    graphs: dict[str, GraphNeed]
+    disk: int
+    n_ctx: int
+    kv: Kv
+
+    @property
+    def suits_gpus(self) -> bool:
+        """Whether its encoders can run on a GPU."""
+        return self.precision != "int8"
+
+    def quant_that_fits(self, free: int) -> str | None:
+        """The largest quantisation with which one can index, then ask, in so many bytes; for what is not made yet."""
+        about = None if self.made else _dimensions(self.spec)
+        if about is None:
+            return None
+        sized = sorted(((quantised_facts(about, name), name) for name in QUANTS), key=lambda each: -each[0].weights)
+        for facts, name in sized:
+            plan = make_plan(facts, self.graphs, self.n_ctx, self.kv)
+            if max(plan.ram_indexing, plan.ram_answering) <= free:
+                return name
+        return None
+
+
+def find_planned(wanted: Wanted) -> Planned:
+    """The bundle of that name; where there is none, or an option of an export was given, the entry of models.toml.
+
+    Raises:
+        ModelNotFoundError: there is neither.
+        SpecError: what was asked for is unknown, or the entry does not say enough.
+        FileError: a bundle cannot be read.
+    """
+    if wanted.of_an_export is not None:
+        if wanted.model is None:
+            raise SpecError(f"{wanted.of_an_export} is for a model to be exported; name it with --model")
+        return _to_be_made(find_spec(wanted.model, wanted.models), wanted)
+    try:
+        folder = find_bundle(wanted.model)
+    except ModelNotFoundError:
+        spec = read_specs().get(wanted.model or "")
+        if spec is None:
+            raise
+        return _to_be_made(spec, wanted)
+    return _made(read_bundle(folder), wanted)
+
+
+def _made(bundle: Bundle, wanted: Wanted) -> Planned:
+    manifest = bundle.manifest
+    return Planned(
+        manifest.model,
+        True,
+        bundle.spec,
+        manifest.precision["llm"],
+        manifest.precision["frames"],
+        read_llm_facts(bundle.llm),
+        graph_needs(bundle),
+        sum(record.bytes for record in manifest.files.values()),
+        wanted.n_ctx or bundle.spec.llm.n_ctx,
+        wanted.kv or bundle.kv,
+    )
+
+
+def _to_be_made(spec: ModelSpec, wanted: Wanted) -> Planned:
+    about = _dimensions(spec)
+    if about is None:
+        raise SpecError(f"models.{spec.name}: llm.dimensions is missing; add it, or export the model first")
+    quant = check_quant(wanted.quant or spec.llm.quantization)
+    precision = check_precision(wanted.precision or "int8")
+    facts, graphs = quantised_facts(about, quant), reckoned_needs(spec, precision)
+    return Planned(
+        spec.name,
+        False,
+        spec,
+        quant,
+        precision,
+        facts,
+        graphs,
+        facts.weights + sum(need.weights for need in graphs.values()),
+        wanted.n_ctx or spec.llm.n_ctx,
+        wanted.kv or usual_kv(spec, quant),
+    )
+
+
+def _dimensions(spec: ModelSpec) -> LlamaDimensions | None:
+    found = spec.llm.dimensions
+    if found is None:
+        return None
+    return LlamaDimensions(
+        found.vocab_size, spec.llm.hidden_size, found.intermediate_size, found.num_layers, found.num_heads,
+        found.num_kv_heads,
+    )  # fmt: skip
