@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from vllama.runtime import Budget, Engine, Sampling, Span, SpecError, view
+from vllama.runtime import Budget, Engine, Sampling, Span, SpecError, types
 from vllama.runtime.bundle import SHIPPED
 from vllama.runtime.engine import GpuLayers as GpuLayersValue
 from vllama.runtime.llm.backbone import MAX_N_CTX
@@ -67,7 +67,7 @@ At = Annotated[
 ]
 Last = Annotated[str | None, typer.Option("--last", help="Ask about the end of the clip: 30s.")]
 Long = Annotated[
-    view.Long | None,
+    types.Long | None,
     typer.Option(
         "--long", help="How many frames are looked at; default: frames where 8 cover the span, else the model's way."
     ),

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -23,6 +24,7 @@ from vllama.runtime.plan import (
     usable_bytes,
     what_fits,
 )
+from vllama.runtime.precision import feature_dtype, suits_gpus
 
 from . import options
 from .planned import Planned, Wanted, find_planned
@@ -99,7 +101,7 @@ def _on_gpu(planned: Planned, gpus: _Gpus, llm: bool) -> Plan:
     return make_plan(
         planned.facts, planned.graphs, planned.n_ctx, planned.kv,
         gpu_budget=gpus.usable, gpu_llm=llm,
-        gpu_encoders=gpus.encoders and planned.suits_gpus,
+        gpu_encoders=gpus.encoders and suits_gpus(planned.precision),
     )  # fmt: skip
 
 
@@ -207,7 +209,7 @@ def _gpu_lines(planned: Planned, found: Plan, gpus: _Gpus) -> list[str]:
                  f"(docs/llm.md) {more} {layers}"]  # fmt: skip
     if not gpus.encoders:
         lines.append("the encoders stay on the CPU: of GPUs they run on NVIDIA's alone")
-    elif not planned.suits_gpus:
+    elif not suits_gpus(planned.precision):
         lines.append("the encoders are int8 and stay on the CPU; `vllama export --precision fp16` makes some for GPUs")
     if found.gpu > gpus.usable:
         lines.append(f"GPU: {_mb(found.gpu)} MB needed of {_mb(gpus.usable)} MB usable: does not fit; use --device cpu")
@@ -231,7 +233,7 @@ def _verdict(planned: Planned, found: Plan, memory: Memory) -> str:
 
 
 def _features(planned: Planned) -> int:
-    return features_per_hour(planned.spec, 4 if planned.precision == "fp32" else 2)
+    return features_per_hour(planned.spec, np.dtype(feature_dtype(planned.precision)).itemsize)
 
 
 def _mb(size: int) -> str:

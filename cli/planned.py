@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from vllama.runtime.bundle import Bundle, find_bundle, read_bundle, usual_kv
@@ -52,11 +52,6 @@ class Planned:
     n_ctx: int
     kv: Kv
 
-    @property
-    def suits_gpus(self) -> bool:
-        """Whether its encoders can run on a GPU."""
-        return self.precision != "int8"
-
     def quant_that_fits(self, free: int) -> str | None:
         """The largest quantisation with which one can index, then ask, in so many bytes; for what is not made yet."""
         about = None if self.made else _dimensions(self.spec)
@@ -95,16 +90,16 @@ def find_planned(wanted: Wanted) -> Planned:
 def _made(bundle: Bundle, wanted: Wanted) -> Planned:
     manifest = bundle.manifest
     return Planned(
-        manifest.model,
-        True,
-        bundle.spec,
-        manifest.precision["llm"],
-        manifest.precision["frames"],
-        read_llm_facts(bundle.llm),
-        graph_needs(bundle),
-        sum(record.bytes for record in manifest.files.values()),
-        wanted.n_ctx or bundle.spec.llm.n_ctx,
-        wanted.kv or bundle.kv,
+        model=manifest.model,
+        made=True,
+        spec=bundle.spec,
+        quant=manifest.precision["llm"],
+        precision=manifest.precision["frames"],
+        facts=read_llm_facts(bundle.llm),
+        graphs=graph_needs(bundle),
+        disk=sum(record.bytes for record in manifest.files.values()),
+        n_ctx=wanted.n_ctx or bundle.spec.llm.n_ctx,
+        kv=wanted.kv or bundle.kv,
     )
 
 
@@ -116,16 +111,16 @@ def _to_be_made(spec: ModelSpec, wanted: Wanted) -> Planned:
     precision = check_precision(wanted.precision or "int8")
     facts, graphs = quantised_facts(about, quant), reckoned_needs(spec, precision)
     return Planned(
-        spec.name,
-        False,
-        spec,
-        quant,
-        precision,
-        facts,
-        graphs,
-        facts.weights + sum(need.weights for need in graphs.values()),
-        wanted.n_ctx or spec.llm.n_ctx,
-        wanted.kv or usual_kv(spec, quant),
+        model=spec.name,
+        made=False,
+        spec=spec,
+        quant=quant,
+        precision=precision,
+        facts=facts,
+        graphs=graphs,
+        disk=facts.weights + sum(need.weights for need in graphs.values()),
+        n_ctx=wanted.n_ctx or spec.llm.n_ctx,
+        kv=wanted.kv or usual_kv(spec, quant),
     )
 
 
@@ -133,7 +128,4 @@ def _dimensions(spec: ModelSpec) -> LlamaDimensions | None:
     found = spec.llm.dimensions
     if found is None:
         return None
-    return LlamaDimensions(
-        found.vocab_size, spec.llm.hidden_size, found.intermediate_size, found.num_layers, found.num_heads,
-        found.num_kv_heads,
-    )  # fmt: skip
+    return LlamaDimensions(hidden_size=spec.llm.hidden_size, **asdict(found))

@@ -6,7 +6,7 @@ import hashlib
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, TypeVar, cast
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import AfterValidator, ConfigDict, Field, NonNegativeInt, TypeAdapter, ValidationError
 
@@ -15,8 +15,8 @@ from vllama.runtime.engine import DENSEST_FPS
 from vllama.runtime.llm.backbone import MAX_N_CTX
 from vllama.runtime.llm.llama_context import Kv
 from vllama.runtime.remembered import Remembered
+from vllama.runtime.types import Long
 from vllama.runtime.version import own_version
-from vllama.runtime.view import Long
 
 from .newfile import JsonLines
 
@@ -144,7 +144,7 @@ class Recorder:
             came=None if self._known is None else _came(there, self._known),
             span=None if span == Span.whole() else (span.start, None if span.end == float("inf") else span.end),
             asked_long=long,
-            long=cast(Long, usage.long),
+            long=usage.long,
             frame_times=usage.frame_times,
             audio_spans=usage.audio_spans,
             prompt=tuple(chat.last_prompt),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -120,11 +120,9 @@ def _evidence(usage: Usage, timeline: Timeline, spec: ModelSpec, *, audio: bool)
     return f"{seen}; heard nothing: {reason}"
 
 
-@contextmanager
-def verifying_bar() -> Iterator[Step]:
+def verifying_bar() -> AbstractContextManager[Step]:
     """Bytes of a bundle verified."""
-    with _bar("verifying", DownloadColumn(), SpeedColumn()) as step:
-        yield step
+    return _bar("verifying", DownloadColumn(), SpeedColumn())
 
 
 class RateColumn(ProgressColumn):
@@ -135,18 +133,14 @@ class RateColumn(ProgressColumn):
         return Text("" if task.speed is None else f"{task.speed:.1f}/s")
 
 
-@contextmanager
-def encoding_bar() -> Iterator[Step]:
+def encoding_bar() -> AbstractContextManager[Step]:
     """Pictures and stretches of sound encoded."""
-    with counting_bar("encoding") as step:
-        yield step
+    return counting_bar("encoding")
 
 
-@contextmanager
-def counting_bar(label: str) -> Iterator[Step]:
+def counting_bar(label: str) -> AbstractContextManager[Step]:
     """So many of so many."""
-    with _bar(label, MofNCompleteColumn(), RateColumn()) as step:
-        yield step
+    return _bar(label, MofNCompleteColumn(), RateColumn())
 
 
 @contextmanager

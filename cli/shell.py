@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vllama.runtime import Chat, Sampling, Span, SpecError, VllamaError
-from vllama.runtime.view import Long
+from vllama.runtime.types import Long
 
 from .newfile import write_new
 from .options import clean

@@ -51,9 +51,7 @@ def watch(
 
     The score is the probability of yes against no. It begins as off.
     """
-    question = options.clean(question)
-    if not question.strip():
-        raise SpecError("the question is empty; write one that yes or no answers")
+    question = options.question(question)
     span = make_span(last=window)
     if webcam is None and mic is None:
         raise SpecError("there is nothing to watch; give --webcam SOURCE, --mic DEVICE or both")

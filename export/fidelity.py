@@ -14,6 +14,7 @@ from vllama.runtime.llm.backbone import Backbone
 from vllama.runtime.llm.rows import Key
 from vllama.runtime.manifest import FidelityRow
 from vllama.runtime.pixels import timestamps
+from vllama.runtime.progress import counted
 from vllama.runtime.prompt import Media, Piece, Turn, build_prompt
 from vllama.runtime.spec import ModelSpec, Sampling
 from vllama.runtime.types import Embeds, Float32, Frame, Samples
@@ -67,17 +68,12 @@ def llm_fidelity(
         quantised: the GGUF to be judged, of type `quant`.
         progress: (bytes of weights used, bytes in all), over both models.
     """
-    size, step = quantised.stat().st_size, progress or (lambda done, total: None)
-    done, total = 0, size + reference_bytes(llama)
-
-    def used(count: int) -> None:
-        nonlocal done
-        done += count
-        step(min(done, total), total)
-
+    size = quantised.stat().st_size
+    total = size + reference_bytes(llama)
+    used = counted(progress, total)
     runs = list(_answered(quantised, prompts, threads, lambda: used(size // len(prompts))))
     expected = _reference(llama, runs, used)
-    step(total, total)
+    used(total)
     flips, divergences, same = 0, list[float](), list[bool]()
     for run, logits in zip(runs, expected, strict=True):
         equal = (logits.argmax(-1) == run.logits.argmax(-1)).tolist()

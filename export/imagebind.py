@@ -39,11 +39,9 @@ class Preprocessor(nn.Module):
     def __init__(self, spec: AudioSpec) -> None:
         super().__init__()
         encoder = spec.encoder
-        sizes = (spec.num_mel_bins, spec.target_length)
-        patches = math.prod((size - encoder.kernel_size) // encoder.stride + 1 for size in sizes)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, encoder.hidden_size))
         self.rgbt_stem = Stem(encoder)
-        self.pos_embedding_helper = PositionHelper(1 + patches, encoder.hidden_size)
+        self.pos_embedding_helper = PositionHelper(1 + spec.patches, encoder.hidden_size)
 
     def forward(self, fbank: Tensor) -> Tensor:
         x = self.rgbt_stem(fbank)

@@ -16,6 +16,7 @@ from vllama.runtime.bundle import POSITIONS, Bundle, open_bundle
 from vllama.runtime.errors import FileError
 from vllama.runtime.manifest import SCHEMA, FidelityRow, FileRecord, Manifest, hash_file
 from vllama.runtime.precision import graph_bytes
+from vllama.runtime.progress import counted
 from vllama.runtime.registry import spec_to_dict
 from vllama.runtime.version import own_version
 
@@ -150,27 +151,16 @@ class _Export:
 
     def _hashed(self) -> dict[str, FileRecord]:
         paths = sorted({path for part in self.parts for path in part.sources} | set(self.llama.sources))
-        total, done = sum(path.stat().st_size for path in paths), 0
-
-        def read(size: int) -> None:
-            nonlocal done
-            done += size
-            self.step("sources", done, total)
-
+        read = counted(partial(self.step, "sources"), sum(path.stat().st_size for path in paths))
         return {self._relative(path): hash_file(path, read) for path in paths}
 
     def _graph(self, part: Part) -> StagedPart:
         """One graph, run in float32, written, and judged; its weights are mapped, and held one matrix at a time."""
         name, precision, folder = part.name, self.request.encoder_type, self.staging.folder
-        done, total = 0, sum(tensor.nbytes for tensor in part.state.values())
-
-        def counted(size: int) -> None:
-            nonlocal done
-            done += size
-            self.step(f"{name} in float32", min(done, total), total)
-
+        total = sum(tensor.nbytes for tensor in part.state.values())
         graph = empty_graph(name, self.request.spec)
-        read = Reader(name, self.request.spec, self.request.weights, counted)
+        step = counted(partial(self.step, f"{name} in float32"), total)
+        read = Reader(name, self.request.spec, self.request.weights, step)
         inputs, recipe = examples(graph, 2 * _EXAMPLES), None
         if precision == "int8" and graph.output != "embeds":
             expected, seen = observe(graph, read, inputs, _EXAMPLES)

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import sys
-from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
 from gguf import GGMLQuantizationType, LlamaFileType
 from numpy.typing import NDArray
 
-from vllama.runtime.errors import BackendUnavailableError
+from vllama.runtime.llm.llama_library import load_ggml_base, load_library
 from vllama.runtime.llm.quants import GgmlType, row_bytes
 from vllama.runtime.types import Float32
 
@@ -49,18 +46,10 @@ def quantise(rows: Float32, kind: GgmlType, target: NDArray[np.uint8]) -> None:
 
 @functools.cache
 def _ggml() -> ctypes.CDLL:
-    """libggml-base of the installed llama-cpp-python, which quantises without a model file."""
-    package = find_spec("llama_cpp")
-    name = {"win32": "ggml-base.dll", "darwin": "libggml-base.dylib"}.get(sys.platform, "libggml-base.so")
-    if package is None or package.origin is None:
-        raise BackendUnavailableError("llama-cpp-python is not installed; run `pip install llama-cpp-python==0.3.36`")
-    path = Path(package.origin).parent / "lib" / name
-    try:
-        library = ctypes.CDLL(str(path))
-        function = library.ggml_quantize_chunk
-    except (OSError, AttributeError) as error:
-        raise BackendUnavailableError(f"{path}: {error}; install llama-cpp-python==0.3.36 again") from error
+    """ggml's own library, which quantises without a model file."""
+    load_library()  # refuses another version
+    library = load_ggml_base()
     pointer, number = ctypes.c_void_p, ctypes.c_int64
-    function.argtypes = [ctypes.c_int, pointer, pointer, number, number, number, pointer]
-    function.restype = ctypes.c_size_t
+    library.ggml_quantize_chunk.argtypes = [ctypes.c_int, pointer, pointer, number, number, number, pointer]
+    library.ggml_quantize_chunk.restype = ctypes.c_size_t
     return library

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from vllama.runtime.bundle import engine_name
 from vllama.runtime.errors import DiskFullError, FileError
-from vllama.runtime.files import is_disk_full, replace_file, write_whole
+from vllama.runtime.files import file_errors, replace_file, write_whole
 from vllama.runtime.lock import locked
 from vllama.runtime.manifest import (
     MANIFEST,
@@ -212,19 +212,10 @@ def _tidy(out: Path) -> None:
 @contextmanager
 def writing(what: str, place: Path) -> Iterator[None]:
     """Turns what the system says into our errors."""
-    try:
+    again = "run the same command, finished parts are kept"
+    advice = f"close what uses it, check its permissions and {again}"
+    with file_errors(what, f"free some and {again}", advice, place):
         yield
-    except BrokenPipeError:
-        raise  # of whoever is told of the progress
-    except OSError as error:
-        if is_disk_full(error):
-            raise DiskFullError(
-                f"{what}: no space left in {place}; free some and run the same command, finished parts are kept"
-            ) from error
-        raise FileError(
-            f"{error.filename or what}: {error.strerror or error}; close what uses it, check its permissions and "
-            "run the same command, finished parts are kept"
-        ) from error
 
 
 def part_key(*facts: object) -> str:

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from vllama.runtime.llm.quants import GgmlType, LlamaTensor, llama_tensors, row_bytes, stored_type, tensor_bytes
+from vllama.runtime.progress import counted
 from vllama.runtime.spec import ModelSpec
 
 from .llama import LlamaConfig, hf_name
@@ -92,7 +93,10 @@ def to_gguf(
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
         with ThreadPoolExecutor(threads or os.cpu_count(), "quantise") as pool:
-            _write_tensors(writer, plan, llama, progress, pool)
+            written = counted(progress, _total(plan))
+            for tensor in plan:
+                writer.write_tensor_data(_encoded(llama, tensor, pool))
+                written(tensor.bytes)
         writer.close()
     except BaseException:
         _discard(writer, path)
@@ -113,21 +117,6 @@ def permuted(weight: torch.Tensor, num_heads: int) -> torch.Tensor:
 
 def _planned(config: LlamaConfig, quant: str) -> list[_Tensor]:
     return [_Tensor(tensor, *stored_type(quant, tensor, config)) for tensor in llama_tensors(config)]
-
-
-def _write_tensors(
-    writer: gguf.GGUFWriter,
-    plan: list[_Tensor],
-    llama: LlamaWeights,
-    progress: Callable[[int, int], None] | None,
-    pool: ThreadPoolExecutor,
-) -> None:
-    done, total = 0, _total(plan)
-    for tensor in plan:
-        writer.write_tensor_data(_encoded(llama, tensor, pool))
-        done += tensor.bytes
-        if progress is not None:
-            progress(done, total)
 
 
 def _encoded(llama: LlamaWeights, tensor: _Tensor, pool: ThreadPoolExecutor) -> NDArray[np.uint8]:

@@ -20,6 +20,7 @@ from torch.nn import functional
 from vllama.runtime.backend import open_backend
 from vllama.runtime.backend_onnx import READY
 from vllama.runtime.precision import Precision
+from vllama.runtime.progress import counted
 from vllama.runtime.types import Float32
 
 from .graphs import Graph, Input
@@ -70,14 +71,8 @@ def to_onnx(
         "int8",
     ):  # the others' casts are for ONNX Runtime to place, as the device has halves or not
         model.metadata_props[READY] = "1"
-    total, done = sum({id(tensor): tensor.nbytes for tensor in _weights(model)}.values()), 0
-
-    def written(tensor: ir.TensorProtocol, _: object) -> None:
-        nonlocal done
-        done += tensor.nbytes
-        if progress:
-            progress(min(done, total), total)
-
+    total = sum({id(tensor): tensor.nbytes for tensor in _weights(model)}.values())
+    written = counted(progress, total)
     ir.save(
         model,
         path,
@@ -85,10 +80,9 @@ def to_onnx(
         size_threshold_bytes=_INLINE_BYTES,
         alignment=_ALIGNMENT,
         align_threshold=_ALIGNMENT,
-        callback=written,
+        callback=lambda tensor, _: written(tensor.nbytes),
     )
-    if progress:
-        progress(total, total)
+    written(total)
 
 
 def examples(graph: Graph, count: int, seed: int = 0) -> dict[str, Float32]:

@@ -28,8 +28,7 @@ from .live.watching import Score, Switch, YesNo
 from .prompt import Turn
 from .spec import ModelSpec, Sampling
 from .timeline import Budget, Timeline
-from .types import Delta, Embeds, Frame, Samples, Span, Usage
-from .view import Long
+from .types import Delta, Embeds, Frame, Long, Samples, Span, Usage
 
 __all__ = [
     "BackendError",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import re
 from collections.abc import Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from functools import cache
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .errors import BackendError, BackendUnavailableError, FileError, MissingFileError, ShapeError, SpecError, extra
+from .errors import BackendError, BackendUnavailableError, FileError, MissingFileError, ShapeError, extra
 from .gpus import Gpu
 from .types import Float32
 
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 
 READY = "vllama.ready"  # marks a graph in which ONNX Runtime has nothing left to improve on a CPU
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
-_DEVICE = re.compile(r"cpu|cuda(?::(\d+))?")
 _CUDA_OPTIONS = {"arena_extend_strategy": "kSameAsRequested", "cudnn_conv_algo_search": "HEURISTIC"}
 _LIBRARIES = ("providers_shared", "providers_cuda")  # the second leans on the first
 _CUDNN = "cudnn64_9.dll" if os.name == "nt" else "libcudnn.so.9"
@@ -36,8 +34,6 @@ class OnnxBackend:
     """An `onnxruntime.InferenceSession` behind the `Backend` protocol."""
 
     def __init__(self, path: Path, device: str = "cpu", threads: int | None = None) -> None:
-        if not _DEVICE.fullmatch(device):
-            raise SpecError(f"device {device!r} is unknown; use cpu, cuda or cuda:N")
         if not os.path.isfile(path):
             raise MissingFileError(f"{path}: no such file; export the model again")
         self._path, self._device = path, device

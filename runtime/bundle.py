@@ -19,6 +19,8 @@ from .errors import ChecksumError, FileError, MissingFileError, ModelNotFoundErr
 from .files import check_permission, write_whole
 from .llm.llama_context import Kv, check_model
 from .manifest import MANIFEST, EngineRecord, FileRecord, Manifest, hash_file, read_manifest
+from .precision import feature_dtype
+from .progress import Progress, counted
 from .registry import read_specs, spec_from_dict, spec_to_dict
 from .spec import ModelSpec
 from .types import Float32
@@ -44,6 +46,11 @@ class Bundle:
     def kv(self) -> Kv:
         """How the KV cache is stored where nothing is said."""
         return usual_kv(self.spec, self.manifest.precision["llm"])
+
+    @property
+    def feature_dtype(self) -> str:
+        """How features are kept."""
+        return feature_dtype(self.manifest.precision["frames"])
 
     @property
     def encoders_hash(self) -> str:
@@ -175,7 +182,7 @@ def open_bundle(folder: Path, progress: Callable[[int, int], None] | None = None
         BackendUnavailableError: llama-cpp-python, which looks through the language model then, cannot be loaded.
     """
     bundle = _read(folder)
-    _verify_files(folder, bundle.manifest.model, bundle.manifest.files, _again(bundle), progress)
+    _verify_files(bundle, bundle.manifest.files, _again(bundle), progress)
     return bundle
 
 
@@ -189,7 +196,7 @@ def read_bundle(folder: Path) -> Bundle:
     """
     bundle = _read(folder)
     for name, record in bundle.manifest.files.items():
-        _stamp(folder / name, bundle.manifest.model, record, _again(bundle))
+        _stamp(bundle, name, record, _again(bundle))
     return bundle
 
 
@@ -212,7 +219,7 @@ def verify_engines(bundle: Bundle, again: str) -> None:
         MissingFileError, ChecksumError: an engine is not the one that the manifest lists.
     """
     engines = {engine_name(graph): record for graph, record in bundle.manifest.engines.items()}
-    _verify_files(bundle.folder, bundle.manifest.model, engines, again)
+    _verify_files(bundle, engines, again)
 
 
 def engine_name(graph: str) -> str:
@@ -221,56 +228,41 @@ def engine_name(graph: str) -> str:
 
 
 def _verify_files(
-    folder: Path,
-    model: str,
-    records: Mapping[str, FileRecord | EngineRecord],
-    again: str,
-    progress: Callable[[int, int], None] | None = None,
+    bundle: Bundle, records: Mapping[str, FileRecord | EngineRecord], again: str, progress: Progress | None = None
 ) -> None:
-    stamps = {name: _stamp(folder / name, model, record, again) for name, record in records.items()}
-    known = _read_stamps(folder)
+    stamps = {name: _stamp(bundle, name, record, again) for name, record in records.items()}
+    known = _read_stamps(bundle.folder)
     new = {name: record for name, record in records.items() if known.get(name) != stamps[name]}
     if new:
-        _check_contents(folder, model, new, again, progress)
-        _write_stamps(folder, known | stamps)
+        _check_contents(bundle, new, again, progress)
+        _write_stamps(bundle.folder, known | stamps)
 
 
-def _stamp(path: Path, model: str, record: FileRecord | EngineRecord, again: str) -> str:
+def _stamp(bundle: Bundle, name: str, record: FileRecord | EngineRecord, again: str) -> str:
     """What says, as long as it stays the same, that a file of the right size need not be hashed again."""
+    path, what = bundle.folder / name, f"{name} of {bundle.manifest.model}"
     check_permission(path)
     if not os.path.isfile(path):
-        raise MissingFileError(f"{path.name} of {model}: not in {path.parent}; {again}")
+        raise MissingFileError(f"{what}: not in {bundle.folder}; {again}")
     stat = path.stat()
     if stat.st_size != record.bytes:
-        raise ChecksumError(
-            f"{path.name} of {model}: has {stat.st_size} bytes, the manifest says {record.bytes}; {again}"
-        )
+        raise ChecksumError(f"{what}: has {stat.st_size} bytes, the manifest says {record.bytes}; {again}")
     return f"{stat.st_mtime_ns} {record.sha256}"
 
 
 def _check_contents(
-    folder: Path,
-    model: str,
-    records: Mapping[str, FileRecord | EngineRecord],
-    again: str,
-    progress: Callable[[int, int], None] | None,
+    bundle: Bundle, records: Mapping[str, FileRecord | EngineRecord], again: str, progress: Progress | None
 ) -> None:
-    total, done = sum(record.bytes for record in records.values()), 0
-
-    def read(size: int) -> None:
-        nonlocal done
-        done += size
-        if progress:
-            progress(done, total)
-
+    read = counted(progress, sum(record.bytes for record in records.values()))
     for name, record in records.items():
-        found = hash_file(folder / name, read)
+        found = hash_file(bundle.folder / name, read)
         if found.sha256 != record.sha256:
             raise ChecksumError(
-                f"{name} of {model}: sha256 is {found.sha256[:8]}.., the manifest says {record.sha256[:8]}..; {again}"
+                f"{name} of {bundle.manifest.model}: sha256 is {found.sha256[:8]}.., the manifest says "
+                f"{record.sha256[:8]}..; {again}"
             )
         if name.endswith(".gguf"):
-            check_model(folder / name)
+            check_model(bundle.folder / name)
 
 
 def _stamps_path(folder: Path) -> Path:

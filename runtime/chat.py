@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Generator
 from dataclasses import dataclass, field, replace
-from typing import Literal, get_args
+from typing import get_args
 
 from .answer import AnswerStream, answer_text
 from .cache.prefixes import PrefixStore
@@ -16,12 +16,12 @@ from .errors import ContextOverflowError, SpecError
 from .history import History, Segments, rows_of
 from .llm.backbone import Backbone
 from .prompt import Media, Turn, build_prompt
-from .segments import Segment, plan_segments, segments_that_fit
+from .segments import Segment, segments_that_fit
 from .spec import ModelSpec, Sampling
 from .timeline import Timeline
 from .times import check_span, ms_since
-from .types import Delta, Embeds, Span, Usage
-from .view import Long, View, Viewer
+from .types import Delta, Embeds, Finish, Long, Span, Usage
+from .view import View, Viewer
 
 _SEEDS = 2**32 - 1  # llama.cpp takes this value itself for "draw one"
 _MOST_PARTS = 12  # of a "map": each costs a prompt of its own
@@ -37,7 +37,7 @@ class _Written:
     first: float = 0.0
     tokens: list[int] = field(default_factory=list)
     raw: bytes = b""
-    finish: Literal["stop", "length", "context", "cancelled"] = "cancelled"
+    finish: Finish = "cancelled"
 
     def add(self, token: int, piece: bytes) -> None:
         if not self.tokens:
@@ -274,10 +274,8 @@ class Chat:
 
     def _asked_of_parts(self, question: str, view: View) -> tuple[tuple[Segment, str], ...]:
         """Each part of a span by itself, and its short answer to the question; fewer where it was cancelled."""
-        cut, frames = self._viewer.cut(view.span), len(self.timeline.frames_in(view.span))
-        parts = plan_segments(cut, frames, self._spec.video.num_frames, _MOST_PARTS)
         answers = []
-        for part in parts:
+        for part in self._viewer.parts(view.span, _MOST_PARTS):
             turn = Turn(question, self._viewer.look(part.span, "frames").media)
             answer = self._short_answer(self._backbone.tokenize(build_prompt([turn], self._spec)), _PART_ANSWER)
             if self._cancelled.is_set():
@@ -287,12 +285,9 @@ class Chat:
 
     def _parts(self, span: Span | None) -> tuple[Segment, ...]:
         """As many pieces of a span as fit half of the context; the other half is for the conversation."""
-        video = self._spec.video
-        cut, frames = self._viewer.cut(span), len(self.timeline.frames_in(span))
-        (one,) = plan_segments(cut, frames, video.num_frames, 1)
-        probe = self._viewer.look_at_parts(span, (one,))
+        probe = self._viewer.look_at_parts(span, self._viewer.parts(span, 1))
         words = rows_of(self._backbone.tokenize(build_prompt([Turn("", probe.media)], self._spec)))
-        return plan_segments(cut, frames, video.num_frames, segments_that_fit(self._backbone.n_ctx // 2, words))
+        return self._viewer.parts(span, segments_that_fit(self._backbone.n_ctx // 2, words))
 
     def _short_answer(self, segments: Segments, sampling: Sampling) -> str:
         """An answer that nobody waits for word by word; "" if it was cancelled."""

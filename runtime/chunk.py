@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from .errors import FileError
 from .files import write_whole
 
-_TYPES = {"F16": np.float16, "F32": np.float32, "F64": np.float64, "I64": np.int64, "U32": np.uint32}
+_TYPES = {"F16": np.float16, "F32": np.float32, "F64": np.float64, "I64": np.int64, "U32": np.uint32, "U8": np.uint8}
 _NAMES = {np.dtype(kind): name for name, kind in _TYPES.items()}
 _HEADER_LIMIT = 1 << 20
 _BLOCK = 1 << 20

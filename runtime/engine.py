@@ -73,8 +73,7 @@ class Engine:
         self.n_ctx = n_ctx or bundle.spec.llm.n_ctx
         self.gpu_layers = 0
         self._encoders = Encoders(bundle, self.placement, threads)
-        self._dtype = "float32" if bundle.manifest.precision["frames"] == "fp32" else "float16"
-        self._library = Library(bundle, self._encoders, self._dtype)
+        self._library = Library(bundle, self._encoders)
         self._backbone: Backbone | None = None
         if answers:
             self.gpu_layers = _layers(gpu_layers, bundle, self.n_ctx, self.kv, self.placement.device)
@@ -209,11 +208,18 @@ class Engine:
         self._check_live(camera, microphone, fps)  # before a device is opened
         clock = Clock()
         with ExitStack() as opened:
-            eye = None if camera is None else self._open_camera(str(camera), clock, note)
-            if eye is not None:
+            eye: PictureSource | None = None
+            ear: SoundSource | None = None
+            if camera is not None:
+                from .capture.camera import Camera  # OpenCV is slow to load, and not everybody has a camera
+
+                eye = Camera(str(camera), self.spec.video.image_size, clock, note)
                 opened.callback(eye.close)
-            ear = None if microphone is None else self._open_microphone(str(microphone), clock, note)
-            if ear is not None:
+            if microphone is not None:
+                from .capture.microphone import Microphone  # PortAudio may not be installed
+
+                assert self.spec.audio is not None
+                ear = Microphone(str(microphone), self.spec.audio.sample_rate, clock, note)
                 opened.callback(ear.close)
             live = self.follow(eye, ear, clock, budget=budget, fps=fps, note=note)
             opened.pop_all()
@@ -242,8 +248,8 @@ class Engine:
         encoders = Encoders(self.bundle, self.placement, max(1, self._threads // 2))
         backbone = self._backbone
         return Live(
-            timeline, encoders, self.spec, clock, camera=camera, microphone=microphone, fps=fps, dtype=self._dtype,
-            answers=lambda: backbone is not None and backbone.answers, note=note,
+            timeline, encoders, self.spec, clock, camera=camera, microphone=microphone, fps=fps,
+            dtype=self.bundle.feature_dtype, answers=lambda: backbone is not None and backbone.answers, note=note,
         )  # fmt: skip
 
     @overload
@@ -300,17 +306,6 @@ class Engine:
             raise SpecError(f"fps is {fps:g}; use more than 0, and at most {_MOST_FPS:g}")
         if microphone is not None and self.spec.audio is None:
             raise SpecError(f"{self.spec.name} has no audio branch and cannot hear; leave the microphone out")
-
-    def _open_camera(self, source: str, clock: Clock, note: Callable[[str], None]) -> PictureSource:
-        from .capture.camera import Camera  # OpenCV is slow to load, and not everybody has a camera
-
-        return Camera(source, self.spec.video.image_size, clock, note)
-
-    def _open_microphone(self, device: str, clock: Clock, note: Callable[[str], None]) -> SoundSource:
-        from .capture.microphone import Microphone  # PortAudio may not be installed
-
-        assert self.spec.audio is not None
-        return Microphone(device, self.spec.audio.sample_rate, clock, note)
 
     def close(self) -> None:
         """Give everything back; a second call does nothing. What needs it then raises a BackendError.

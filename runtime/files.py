@@ -6,11 +6,11 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from .errors import FileError
+from .errors import DiskFullError, FileError
 
 _WINDOWS = os.name == "nt"
 _PATIENCE_SECONDS, _RETRY_SECONDS = 2.0, 0.05
@@ -73,6 +73,27 @@ def check_permission(path: Path) -> None:
 def is_disk_full(error: OSError) -> bool:
     """Whether there is no space left, on the disk or of what the user may have of it."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+@contextmanager
+def file_errors(what: Path | str, when_full: str, otherwise: str, place: Path | None = None) -> Iterator[None]:
+    """Turns what the system refuses inside into our errors.
+
+    Args:
+        what: what is written, for the message; place: where, if it does not say so. when_full, otherwise: what to do.
+
+    Raises:
+        DiskFullError, FileError: it was refused.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        raise  # of whoever is told of the progress
+    except OSError as error:
+        if is_disk_full(error):
+            where = f" in {place}" if place else ""
+            raise DiskFullError(f"{what}: no space left{where}; {when_full}") from error
+        raise FileError(f"{error.filename or what}: {error.strerror or error}; {otherwise}") from error
 
 
 def _sync_folder(folder: Path) -> None:

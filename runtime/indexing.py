@@ -17,6 +17,7 @@ from .errors import MediaError
 from .fbank import clip_bounds
 from .media import MediaInfo, read_frames
 from .pixels import frame_indices
+from .progress import counted
 from .sound import count_samples, read_samples
 from .spec import AudioSpec, ModelSpec
 from .timeline import ClipFeature, FrameFeature, Timeline, nearest, rule_over
@@ -122,14 +123,7 @@ def encode_missing(
     Raises:
         MediaError: a stream cannot be decoded, or is too short for one analysis window.
     """
-    done = 0
-
-    def say(more: int) -> None:
-        nonlocal done
-        done += more
-        if progress:
-            progress(done, len(missing))
-
+    say = counted(progress, len(missing))
     if missing.frames:
         with closing(_frames(info, missing, encoders, spec.video.image_size, dtype)) as frames:
             for frame in frames:

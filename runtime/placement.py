@@ -10,6 +10,7 @@ from .backend_onnx import check_cuda, check_kernels
 from .bundle import Bundle
 from .errors import BackendUnavailableError, FileError, SpecError, VllamaError
 from .gpus import Gpu, NoGpuError, find_gpus
+from .precision import suits_gpus
 from .tensorrt import check_engines
 
 Runner = Literal["onnx", "tensorrt"]
@@ -78,11 +79,6 @@ def place(bundle: Bundle, device: str = "auto", runner: str = "auto") -> Placeme
     return Placement(says=_because(f"on the CPU, not on {gpu.name}", refusals))
 
 
-def suit_gpus(bundle: Bundle) -> bool:
-    """Whether the graphs of a bundle are for GPUs: int8 ones are for CPUs."""
-    return bundle.manifest.precision["frames"] != "int8"
-
-
 def _numbered(index: int) -> Gpu:
     gpus = find_gpus()
     if index >= len(gpus):
@@ -96,7 +92,7 @@ def _runners(asked: str) -> tuple[Runner, ...]:
 
 def _refusal(bundle: Bundle, gpu: Gpu, runner: Runner) -> VllamaError | None:
     try:
-        if not suit_gpus(bundle):
+        if not suits_gpus(bundle.manifest.precision["frames"]):
             raise FileError(
                 f"the graphs of {bundle.manifest.model} are int8, which is for CPUs; export it for GPUs: "
                 f"`vllama export {bundle.manifest.model} --weights DIR --precision fp16 --out FOLDER`"

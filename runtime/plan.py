@@ -214,13 +214,9 @@ def _cells(n_ctx: int) -> int:
 def _activations(graph: str, spec: ModelSpec) -> int:
     """What one block has alive at once, in float32: an attention with its scores, or an MLP with its inner rows."""
     if graph == "frames":
-        vision = spec.video.encoder
-        return _block((spec.video.image_size // vision.patch_size) ** 2 + 1, vision)
+        return _block(spec.video.patches + 1, spec.video.encoder)
     if graph == "clips" and spec.audio is not None:
-        sound = spec.audio.encoder
-        sides = (spec.audio.num_mel_bins, spec.audio.target_length)
-        rows, columns = ((side - sound.kernel_size) // sound.stride + 1 for side in sides)
-        return _block(rows * columns + 1, sound)
+        return _block(spec.audio.patches + 1, spec.audio.encoder)
     return 0  # the two small Q-formers
 
 

@@ -34,6 +34,16 @@ def check_precision(name: str) -> Precision:
     raise SpecError(f"precision {name!r} is not known; use one of {', '.join(known)}")
 
 
+def suits_gpus(precision: str) -> bool:
+    """Whether graphs of that precision are for GPUs: int8 ones are for CPUs."""
+    return precision != "int8"
+
+
+def feature_dtype(precision: str) -> str:
+    """How the features of such encoders are kept."""
+    return "float32" if precision == "fp32" else "float16"
+
+
 def graph_bytes(spec: ModelSpec, precision: Precision) -> dict[str, int]:
     """About what the files of each graph take that an export makes: its weights."""
     sizes, width = _BYTES[precision], spec.llm.hidden_size
@@ -45,9 +55,9 @@ def graph_bytes(spec: ModelSpec, precision: Precision) -> dict[str, int]:
 
 def _frames(video: VideoSpec) -> Weights:
     vision = video.encoder
-    width, patches = vision.hidden_size, (video.image_size // vision.patch_size) ** 2
+    width = vision.hidden_size
     yield "kernel", 3 * vision.patch_size**2 * width
-    yield "other", width * (patches + 5)  # its bias, the class token, positions, the norm at the end
+    yield "other", width * (video.patches + 5)  # its bias, the class token, positions, the norm at the end
     yield from _blocks(vision.depth, width, vision.intermediate_size, "matrix")
     yield from _qformer(video.qformer, width, "double")
 
@@ -55,11 +65,8 @@ def _frames(video: VideoSpec) -> Weights:
 def _clips(audio: AudioSpec) -> Weights:
     sound = audio.encoder
     width = sound.hidden_size
-    rows, columns = (
-        (side - sound.kernel_size) // sound.stride + 1 for side in (audio.num_mel_bins, audio.target_length)
-    )
     yield "kernel", sound.kernel_size**2 * width
-    yield "other", width * (rows * columns + 6)  # the norm of the patches, the class token, positions, the last norm
+    yield "other", width * (audio.patches + 6)  # the norm of the patches, the class token, positions, the last norm
     yield from _blocks(sound.depth, width, sound.intermediate_size, "matrix")
     yield "other", 2 * sound.depth * width  # a key and a value of its own
     yield "matrix", width * sound.output_size

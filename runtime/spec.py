@@ -3,25 +3,39 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import AfterValidator, ConfigDict, Field, PositiveFloat, PositiveInt
 
 from .errors import SpecError
+from .types import Long
 
 _CHECKED = ConfigDict(extra="forbid", str_strip_whitespace=False)
 MOST_TOKENS = 2**31 - 1  # llama.cpp counts in 32 bits
 Triple = tuple[float, float, float]
 
 
+def _regular_expression(text: str) -> str:
+    try:
+        re.compile(text)
+    except (re.error, OverflowError) as error:
+        raise ValueError(f"not a regular expression ({error})") from error
+    return text
+
+
 @dataclass(frozen=True)
 class WeightFile:
-    """A published file or folder: the name people have it under in --weights, and where it comes from."""
+    """A published file or folder: the name people have it under in --weights, and where it comes from, in words.
+
+    ignored: a regular expression; keys that no part of the model has are left out where all of the key matches.
+    """
 
     __pydantic_config__ = _CHECKED
     name: Annotated[str, Field(pattern=r"^[^/\\]")]
     source: str = ""
+    ignored: Annotated[str, AfterValidator(_regular_expression)] = ""
 
 
 @dataclass(frozen=True)
@@ -97,6 +111,11 @@ class VideoSpec:
     video_qformer: VideoQformer
     files: VideoFiles
 
+    @property
+    def patches(self) -> int:
+        """Of one picture."""
+        return (self.image_size // self.encoder.patch_size) ** 2
+
 
 @dataclass(frozen=True)
 class FbankFrame:
@@ -155,6 +174,12 @@ class AudioSpec:
     audio_qformer: AudioQformer
     files: AudioFiles
 
+    @property
+    def patches(self) -> int:
+        """Of one filterbank; they overlap."""
+        sides = (self.num_mel_bins, self.target_length)
+        return math.prod((side - self.encoder.kernel_size) // self.encoder.stride + 1 for side in sides)
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -193,7 +218,8 @@ class Sampling:
 
 @dataclass(frozen=True)
 class LlmDimensions:
-    """What the published config.json says, for those who have not fetched it: `vllama plan` reckons with it."""
+    """What the published config.json says: `vllama plan` reckons with it, and an export refuses a folder that says
+    otherwise."""
 
     __pydantic_config__ = _CHECKED
     num_layers: PositiveInt
@@ -217,7 +243,7 @@ class LlmSpec:
     n_ctx: PositiveInt
     quantization: str
     sampling: Sampling
-    long: Literal["frames", "memory", "segments", "map"] | None = None
+    long: Long | None = None
     kv: Literal["f16", "q8_0"] | None = None
     dimensions: LlmDimensions | None = None
 
@@ -266,7 +292,10 @@ class MessageSpec:
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """The files that differ between variants; llm is a folder, or llm_base + llm_delta where it was not merged."""
+    """The files that differ between variants; llm is a folder, or llm_base + llm_delta where it was not merged.
+
+    llm_delta_whole: HF names of the tensors that the delta holds whole; nothing is added to them.
+    """
 
     __pydantic_config__ = _CHECKED
     vl: WeightFile
@@ -274,6 +303,7 @@ class ModelFiles:
     al: WeightFile | None = None
     llm_base: WeightFile | None = None
     llm_delta: WeightFile | None = None
+    llm_delta_whole: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from .errors import SpecError
 
 Modality = Literal["video", "image", "audio"]
+Long = Literal["frames", "memory", "segments", "map"]  # how a span of many frames is looked at: `Chat.ask`
+Finish = Literal["stop", "length", "context", "cancelled"]  # why an answer ended: `Usage`
 Float32 = NDArray[np.float32]
 Features = NDArray[np.floating]  # of a frame or a stretch of sound: float32 as encoded, float16 as stored
 
@@ -149,9 +151,9 @@ class Usage:
     frame_times: tuple[float, ...]
     audio_spans: tuple[tuple[float, float], ...]
     seed: int
-    finish: Literal["stop", "length", "context", "cancelled"]
+    finish: Finish
     turns_left_out: int = 0
-    long: str = "frames"
+    long: Long = "frames"
     frames_seen: int = 0
     parts: tuple[tuple[float, float, str], ...] = ()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
@@ -14,12 +13,11 @@ from .memory import SHORT, Memory
 from .pixels import frame_indices, timestamps
 from .prompt import Media, Part
 from .remembered import memory_limit
-from .segments import Segment
+from .segments import Segment, plan_segments
 from .spec import ModelSpec
 from .timeline import FrameFeature, Timeline
-from .types import Embeds, Modality, Span
+from .types import Embeds, Long, Modality, Span
 
-Long = Literal["frames", "memory", "segments", "map"]
 _Seen = tuple[Embeds | None, tuple[float, ...], int]  # of the picture: embeds, times, how many frames went in
 _COVERED_SECONDS = 4.0  # between two frames: what happens in less is as likely to be seen as not
 _VIEWS_KEPT = 8
@@ -83,6 +81,10 @@ class Viewer:
     def cut(self, span: Span | None) -> Span:
         """The seconds of a span, counted from the start and cut to the clip."""
         return (span or Span.whole()).within(self.timeline.duration)
+
+    def parts(self, span: Span | None, most: int) -> tuple[Segment, ...]:
+        """A span in pieces with as many frames each as the original takes, `most` at the most."""
+        return plan_segments(self.cut(span), len(self.timeline.frames_in(span)), self._spec.video.num_frames, most)
 
     def look(self, span: Span | None, long: Long) -> View:
         """The original's rule over the span, or all its frames merged to a memory; long: "frames" or "memory".

@@ -9,7 +9,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,8 +20,7 @@ import numpy as np
 from ..bundle import open_bundle
 from ..chat import Chat
 from ..engine import Engine, GpuLayers
-from ..errors import DiskFullError, FileError
-from ..files import is_disk_full
+from ..files import file_errors
 from ..llm.backbone import Backbone
 from ..llm.llama_context import Kv
 from ..llm.llm_file import read_llm_facts
@@ -217,16 +216,8 @@ def _limits(threads: int, seconds: float, work: Path, say: Say) -> Limits:
         return measure_limits(threads, seconds, work)
 
 
-@contextmanager
-def _writing(what: Path | str) -> Iterator[None]:
-    """Turns what a disk refuses into our error."""
-    try:
-        yield
-    except OSError as error:
-        where = error.filename or what
-        if is_disk_full(error):
-            raise DiskFullError(f"{where}: no space left; free some, or set $TMPDIR to another disk") from error
-        raise FileError(f"{where}: {error.strerror or error}; set $TMPDIR to a folder that can be written") from error
+def _writing(what: Path | str) -> AbstractContextManager[None]:
+    return file_errors(what, "free some, or set $TMPDIR to another disk", "set $TMPDIR to a folder that can be written")
 
 
 @contextmanager

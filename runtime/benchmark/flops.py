@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from ..spec import AudioEncoder, AudioSpec, Qformer, VideoSpec
+from ..spec import AudioSpec, Qformer, VideoSpec
 
 
 def frame_flops(spec: VideoSpec) -> int:
     """One picture through the vision encoder and the image Q-former: multiplications and additions."""
     encoder = spec.encoder
-    patches = (spec.image_size // encoder.patch_size) ** 2
-    tokens, width = patches + 1, encoder.hidden_size
-    embedding = _product(patches, 3 * encoder.patch_size**2, width)
+    tokens, width = spec.patches + 1, encoder.hidden_size
+    embedding = _product(spec.patches, 3 * encoder.patch_size**2, width)
     block = _attention(tokens, tokens, width) + _mlp(tokens, width, encoder.intermediate_size)
     return embedding + encoder.depth * block + _qformer(spec.qformer, tokens, width)
 
@@ -18,9 +17,8 @@ def frame_flops(spec: VideoSpec) -> int:
 def clip_flops(spec: AudioSpec) -> int:
     """One stretch of sound through the audio encoder."""
     encoder = spec.encoder
-    patches = _steps(spec.num_mel_bins, encoder) * _steps(spec.target_length, encoder)
-    tokens, width = patches + 1, encoder.hidden_size
-    embedding = _product(patches, encoder.kernel_size**2, width)
+    tokens, width = spec.patches + 1, encoder.hidden_size
+    embedding = _product(spec.patches, encoder.kernel_size**2, width)
     block = _attention(tokens, tokens + 1, width) + _mlp(tokens, width, encoder.intermediate_size)  # a learned key more
     return embedding + encoder.depth * block + _product(1, width, encoder.output_size)
 
@@ -59,7 +57,3 @@ def _mlp(tokens: int, width: int, inner: int) -> int:
 
 def _product(rows: int, shared: int, columns: int) -> int:
     return 2 * rows * shared * columns
-
-
-def _steps(length: int, encoder: AudioEncoder) -> int:
-    return (length - encoder.kernel_size) // encoder.stride + 1

@@ -9,8 +9,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from numpy.typing import DTypeLike
-
 from ..bundle import Bundle
 from ..encoders import Encoders
 from ..errors import FileError, MediaError
@@ -31,14 +29,10 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Library:
-    """The clips in the user's cache, as one model sees and hears them.
-
-    dtype: of the features.
-    """
+    """The clips in the user's cache, as one model sees and hears them."""
 
     bundle: Bundle
     encoders: Encoders
-    dtype: DTypeLike
 
     def index(
         self,
@@ -120,7 +114,7 @@ class Library:
         if need.fps > 0 and not timeline.frame_count:
             saver.memory = start_memory(spec, len(missing.frames))
         try:
-            encode_missing(info, missing, self.encoders, spec, self.dtype, saver, progress)
+            encode_missing(info, missing, self.encoders, spec, self.bundle.feature_dtype, saver, progress)
         finally:
             saver.flush()
         if self._lacks_memory(timeline, need):

@@ -9,17 +9,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
-
 from ..bundle import cache_dir
+from ..chunk import open_chunk, write_arrays
 from ..errors import FileError
-from ..files import replace_file
 from ..llm.rows import Key, KvPrefix
 from .content import CONTENT_DIGITS
 
-_SCHEMA = "1"
 _MOST_BYTES = 2_000_000_000  # of all of them: 40 that a 7B read of a clip
 
 
@@ -52,14 +47,10 @@ class PrefixStore:
         if not os.access(path, os.R_OK):
             return None
         try:
-            with safe_open(path, "np") as file:
-                data = file.get_tensor("state")
-                about = file.metadata() or {}
+            data = open_chunk(path).arrays()["state"]
         except OSError:
             return None  # too many open files, for one: it may be whole
-        except SafetensorError:
-            about, data = {}, np.empty(0, np.uint8)
-        if about.get("schema") != _SCHEMA or about.get("sha256") != hashlib.sha256(data.tobytes()).hexdigest():
+        except (FileError, KeyError):
             with suppress(OSError):  # cut or foreign: worth no more than none, the prompt is read again
                 path.unlink(missing_ok=True)
             return None
@@ -74,18 +65,11 @@ class PrefixStore:
             FileError: it cannot be written.
         """
         path = self._path(prefix.keys)
-        part = path.with_name(f"{path.name}.{os.getpid()}.part")
-        about = {"schema": _SCHEMA, "sha256": hashlib.sha256(prefix.data.tobytes()).hexdigest()}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            save_file({"state": prefix.data}, part, about)
-            replace_file(part, path)
-        except (OSError, SafetensorError) as error:  # a full disk is the second
-            why = " ".join((getattr(error, "strerror", None) or str(error)).split())
-            raise FileError(f"{path}: cannot be written ({why}); free space, or set VLLAMA_CACHE") from error
-        finally:
-            with suppress(OSError):  # its verdict would hide the failure
-                part.unlink(missing_ok=True)
+            write_arrays(path, {}, {"state": prefix.data})
+        except OSError as error:
+            raise FileError(f"{path}: cannot be written ({error.strerror}); free space, or set VLLAMA_CACHE") from error
         self._make_room(path)
         return path
 

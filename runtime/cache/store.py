@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..chunk import Chunk, open_chunk, write_arrays, write_merged
-from ..errors import DiskFullError, FileError
-from ..files import is_disk_full, write_whole
+from ..errors import FileError
+from ..files import file_errors, write_whole
 from ..lock import locked
 from ..timeline import ClipFeature, FrameFeature
 from .saved import ABOUT, MORE_FILES, SCHEMA, About, Rows, Saved, files, intact, read_saved, rows, timeline_folder
@@ -213,20 +212,6 @@ def _opened(path: Path) -> Chunk:
         raise FileError(f"{path}: {error}, and was written just now; check the disk") from error
 
 
-@contextmanager
-def _saying(folder: Path) -> Iterator[None]:
-    """Turns what the system says into our errors."""
-    try:
-        yield
-    except OSError as error:
-        if is_disk_full(error):
-            raise DiskFullError(
-                f"{folder}: no space left; free some and run the same command, what is complete is kept"
-            ) from error
-        if error.errno in (errno.EMFILE, errno.ENFILE):
-            raise FileError(
-                f"{folder}: cannot be written ({error.strerror}); {MORE_FILES} and run the same command"
-            ) from error
-        raise FileError(
-            f"{folder}: cannot be written ({error.strerror}); set VLLAMA_CACHE to a folder that can be"
-        ) from error
+def _saying(folder: Path) -> AbstractContextManager[None]:
+    kept = "free some and run the same command, what is complete is kept"
+    return file_errors(folder, kept, f"set VLLAMA_CACHE to a folder that can be written, or {MORE_FILES}")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -89,7 +89,8 @@ class Live:
         self._encoders = encoders
         self._note = note
         self._sources: dict[Sense, LiveSource] = {}
-        self._senses: dict[Sense, Seeing | Hearing] = {}
+        self._see: Seeing | None = None
+        self._hear: Hearing | None = None
         self._failed: dict[Sense, str] = {}
         self._forgotten: list[Span] = []
         self._lock = threading.Lock()
@@ -97,17 +98,16 @@ class Live:
         self._camera = camera
         if camera is not None:
             self._sources["camera"] = camera
-            self._senses["camera"] = Seeing(
-                camera, encoders, clock, self._keep, fps=fps, answers=answers, dtype=dtype
-            )  # fmt: skip
+            self._see = Seeing(camera, encoders, clock, self._keep, fps=fps, answers=answers, dtype=dtype)
         if microphone is not None:
             assert spec.audio is not None
             self._sources["microphone"] = microphone
-            self._senses["microphone"] = Hearing(
-                microphone, encoders, spec.audio, self._keep, answers=answers, dtype=dtype
-            )  # fmt: skip
+            self._hear = Hearing(microphone, encoders, spec.audio, self._keep, answers=answers, dtype=dtype)
+        working: list[tuple[Sense, Seeing | Hearing | None]] = [("camera", self._see), ("microphone", self._hear)]
         self._threads = [
-            threading.Thread(target=self._run, args=(sense,), name=sense, daemon=True) for sense in self._senses
+            threading.Thread(target=self._run, args=(sense, at_work), name=sense, daemon=True)
+            for sense, at_work in working
+            if at_work is not None
         ]
         for thread in self._threads:
             thread.start()
@@ -115,15 +115,15 @@ class Live:
     @property
     def status(self) -> LiveStatus:
         """How it goes right now."""
-        see, hear = self._senses.get("camera"), self._senses.get("microphone")
+        see, hear = self._see, self._hear
         return LiveStatus(
             camera=self._status_of("camera"),
             microphone=self._status_of("microphone"),
-            seen_rate=see.rate if isinstance(see, Seeing) else 0.0,
+            seen_rate=see.rate if see else 0.0,
             encoded=see.encoded if see else 0,
-            still=see.still if isinstance(see, Seeing) else 0,
+            still=see.still if see else 0,
             clips=hear.encoded if hear else 0,
-            clips_left_out=hear.left_out if isinstance(hear, Hearing) else 0,
+            clips_left_out=hear.left_out if hear else 0,
             held=self.timeline.held,
             bytes=self.timeline.bytes,
         )
@@ -151,9 +151,8 @@ class Live:
         with self._lock:
             self._forgotten = [old for old in self._forgotten if old.end > now - _ON_THE_WAY] + [span]
             self.timeline.forget(span)
-        for sense in self._senses.values():
-            if isinstance(sense, Seeing):
-                sense.forget()
+        if self._see is not None:
+            self._see.forget()
 
     def picture(self) -> tuple[float, NDArray[np.uint8]] | None:
         """What the camera sees now, uint8 (h, w, 3), RGB, in full size, and its time; None: nothing yet, or paused."""
@@ -175,19 +174,13 @@ class Live:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _run(self, sense: Sense) -> None:
+    def _run(self, sense: Sense, at_work: Seeing | Hearing) -> None:
         """The thread of one sense."""
-        at_work = self._senses[sense]
         _give_way()
-        with self._said(sense):
+        try:
             while not self._stop.wait(max(at_work.wait, 0.0)):
                 at_work.step()
                 self.timeline.reach(self.clock.now())
-
-    @contextmanager
-    def _said(self, sense: Sense) -> Iterator[None]:
-        try:
-            yield
         except VllamaError as error:
             self._failed[sense] = str(error)
             if not self._stop.is_set():

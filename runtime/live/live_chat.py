@@ -9,8 +9,8 @@ from ..chat import Chat
 from ..errors import MediaError
 from ..history import History, Segments
 from ..prompt import Media, Turn, build_prompt
-from ..types import Span
-from ..view import Long, View
+from ..types import Long, Span
+from ..view import View
 
 _TURNS = 1  # that are remembered, see `LiveChat`
 _FRESH_SECONDS = 1.5

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ..errors import VllamaError
-from ..view import Long
+from ..types import Long
 from .live_chat import LiveChat
 
 _TICK_SECONDS = 0.1

@@ -8,7 +8,6 @@ from collections.abc import Generator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -16,7 +15,7 @@ from ..errors import BackendError, ContextOverflowError, ShapeError, SpecError
 from ..machine import physical_cores
 from ..prompt import ControlToken, Piece
 from ..spec import Sampling
-from ..types import Embeds, Float32
+from ..types import Embeds, Finish, Float32
 from .llama_context import Kv, LlamaContext, LlmSettings, Rows
 from .rows import Key, KvPrefix, batch_of, common, keys_of, runs_of
 from .sampler import Sampler
@@ -76,7 +75,7 @@ class Backbone:
         self._worker = Worker(self._cancel)
         self._opened: LlamaContext | None = None
         how = LlmSettings(threads, gpu_layers, kv, n_ubatch, repack)
-        self.finish: Literal["stop", "length", "context", "cancelled"] = "stop"
+        self.finish: Finish = "stop"
         try:
             self._opened = self._worker.run(lambda: LlamaContext(path, n_ctx, how, self._cancel))
         except BaseException:

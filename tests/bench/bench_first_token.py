@@ -21,7 +21,7 @@ from typing import get_args
 import av
 
 from vllama.runtime import Engine, Timeline
-from vllama.runtime.view import Long
+from vllama.runtime.types import Long
 
 QUESTION = "What does the person in the video do at the end?"
 

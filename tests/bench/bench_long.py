@@ -17,7 +17,7 @@ from statistics import median
 from vllama.export.mini.held_out import write_long_set
 from vllama.runtime import Engine
 from vllama.runtime.question_set import read_questions
-from vllama.runtime.view import Long
+from vllama.runtime.types import Long
 
 MODES = ("frames", "memory", "segments", "map")
 

@@ -144,7 +144,11 @@ def files(
 def recorded_llama(spec: ModelSpec, recorded: dict[str, dict[str, Any]]) -> Shapes:
     """Shapes and types of the language model of an entry."""
     name = f"llama2_{_size(spec)}_chat" if "llama-2" in spec.files.llm.name else f"vicuna_{_size(spec)}_v0"
-    shapes: Shapes = recorded[f"llama_dir_{name}"]
+    shapes: Shapes = dict(recorded[f"llama_dir_{name}"])
+    if spec.llm.dimensions:
+        for key in ("model.embed_tokens.weight", "lm_head.weight"):
+            (_, width), dtype = shapes[key]
+            shapes[key] = [spec.llm.dimensions.vocab_size, width], dtype
     return shapes
 
 

@@ -21,7 +21,8 @@ from vllama.runtime.cache.prefixes import PrefixStore
 from vllama.runtime.encoders import Encoders
 from vllama.runtime.llm.backbone import Backbone
 from vllama.runtime.llm.rows import KvPrefix
-from vllama.runtime.view import Long, Viewer
+from vllama.runtime.types import Long
+from vllama.runtime.view import Viewer
 
 QUESTIONS = ("What happens?", "And then what is there to see?", "What do you hear?")
 

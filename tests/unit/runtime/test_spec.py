@@ -15,11 +15,28 @@ RIGHT = Sampling(temperature=0.0, top_p=1.0, top_k=0, max_tokens=1)
 def test_every_published_variant_has_an_entry() -> None:
     specs = {name: spec for name, spec in read_specs().items() if name.startswith("video-llama-")}
     wide = {name for name, spec in specs.items() if spec.llm.hidden_size == 5120}
-    assert len(specs) == 14
+    assert len(specs) == 12
     assert {name for name in specs if "13b" in name} == wide
     assert {name for name, spec in specs.items() if spec.audio} == {
         name for name in specs if name.startswith(("video-llama-2-", "video-llama-vicuna-7b"))
     }
+
+
+def test_the_ten_files_of_the_series_are_named_and_no_other() -> None:
+    series = "https://huggingface.co/DAMO-NLP-SG/Video-LLaMA-Series"
+    files = [file for spec in read_specs().values() for file in (spec.files.vl, spec.files.al)]
+    names = [file.name for file in files if file and file.source == series]
+    assert len(names) == len(set(names)) == 10
+
+
+def test_published_decoder_has_the_rows_of_its_vocabulary() -> None:
+    dimensions = {name: spec.llm.dimensions for name, spec in read_specs().items()}
+    rows = {"2-": 32000, "vicuna": 32001, "ziya": 39424}
+    for kind, count in rows.items():
+        found = {
+            each.vocab_size for name, each in dimensions.items() if each and name.startswith(f"video-llama-{kind}")
+        }
+        assert found == {count}
 
 
 def test_entry_survives_the_manifest_and_back() -> None:
@@ -45,6 +62,8 @@ def test_entries_of_another_file_win(tmp_path: Path) -> None:
         ('llm = { architecture = "gpt" }', "llm.architecture"),
         ('files = { vl = { name = "/a.pth" }, llm = { name = "b" } }', "files.vl.name"),
         ('files = { vl = { name = "" }, llm = { name = "b" } }', "files.vl.name"),
+        ('files = { vl = { name = "a", ignored = "(" }, llm = { name = "b" } }', "files.vl.ignored: "),
+        ('files = { vl = { name = "a" }, llm = { name = "b", ignored = "[" } }', "not a regular expression (unterm"),
     ],
 )
 def test_wrong_entry_is_refused_by_field(tmp_path: Path, change: str, said: str) -> None:

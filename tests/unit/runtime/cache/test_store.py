@@ -472,7 +472,7 @@ def test_description_that_cannot_be_opened_now_is_not_given_up(store: Store) -> 
 
 
 def test_too_many_open_files_is_told_as_such_when_writing(store: Store) -> None:
-    said = pytest.raises(FileError, match=f"{re.escape(str(store.folder))}: cannot be written .*ulimit -n")
+    said = pytest.raises(FileError, match=f"{re.escape(str(store.folder))}: Too many open files; .*ulimit -n")
     with store.writing(lambda process: False), _few_files(0), said:
         store.append(_frames(1), [], [])
 
