@@ -9,8 +9,11 @@ from typing import Annotated
 
 import typer
 
-from vllama.runtime import FileError, SpecError
+from vllama.runtime import FileError, Span, SpecError
+from vllama.runtime.spec import ModelSpec
 from vllama.runtime.times import make_span
+from vllama.runtime.types import Long
+from vllama.runtime.view import own_long
 
 from . import options
 from .newfile import JsonLines
@@ -53,12 +56,12 @@ def ask(
     """Ask about a clip. The answer goes to stdout; what was seen and heard is said on stderr."""
     questions = list(_questions(question or ["-"]))
     span = make_span(start, end, last, at)
-    fps = 1.0 if long in ("memory", "segments", "map") or span.is_moment else 0.0
-    drawing = options.Drawing(temperature, top_p, top_k, max_tokens)
+    drawing = options.SamplingOptions(temperature, top_p, top_k, max_tokens)
     lines = JsonLines(record) if record else None
     with options.open_engine(model, device, runner, threads, gpu_layers, kv, ctx_size) as engine:
         options.say_if_miniature(engine)
         sampling = drawing.over(engine.spec.llm.sampling)
+        fps = _fps(span, long, engine.spec)
         with encoding_bar() as encoding:
             timeline = engine.index(clip, fps=fps, span=span, audio=audio, note=options.note, progress=encoding)
         chat = engine.chat(timeline, audio=audio)
@@ -78,6 +81,13 @@ def ask(
                 print(evidence_line(usage, timeline, engine.spec, audio=audio) + found, file=sys.stderr)
             if recorder:
                 recorder.add(chat, text, span, long, sampling, usage)
+
+
+def _fps(span: Span, long: Long | None, spec: ModelSpec) -> float:
+    """Pictures per second that a question needs beside those of the original's rule."""
+    if span.is_moment:
+        return 1.0 if (long or own_long(spec)) == "memory" else 0.0
+    return 0.0 if long in (None, "frames") else 1.0
 
 
 def _questions(given: list[str]) -> Iterator[str]:

@@ -12,7 +12,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from vllama.runtime.benchmark.benchmark import Benchmark, Setup, run_benchmark
+from vllama.runtime.benchmark.benchmark import run_benchmark
+from vllama.runtime.benchmark.figures import Benchmark, Setup
 from vllama.runtime.benchmark.limits import processor_name
 from vllama.runtime.bundle import find_bundle, open_bundle
 from vllama.runtime.machine import physical_cores

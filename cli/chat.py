@@ -82,7 +82,7 @@ def chat(
     }  # fmt: skip
     if live is None and (given := next((name for name, value in of_live.items() if value not in (None, False)), None)):
         raise SpecError(f"{given} is for --webcam and --mic; leave it out")
-    drawing = options.Drawing(temperature, top_p, top_k, max_tokens)
+    drawing = options.SamplingOptions(temperature, top_p, top_k, max_tokens)
     lines = JsonLines(record) if record else None
     ears = Ears(
         Speech(speech_model, speech_language, speech, aloud, headphones),

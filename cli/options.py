@@ -27,7 +27,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object per 
 Temperature = Annotated[float | None, typer.Option(min=0.0, help="0 takes the most likely token.")]
 TopP = Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Keep the likeliest tokens up to this sum.")]
 TopK = Annotated[int | None, typer.Option(min=0, max=MOST_TOKENS, help="Keep this many likeliest tokens; 0 keeps all.")]
-Seed = Annotated[int | None, typer.Option(min=0, help="Repeat a drawn answer.")]
+Seed = Annotated[int | None, typer.Option(min=0, help="Sampling seed: the same seed repeats an answer.")]
 MaxTokens = Annotated[
     int | None, typer.Option("--max-tokens", "-n", min=1, max=MOST_TOKENS, help="Length of an answer.")
 ]
@@ -69,7 +69,7 @@ Last = Annotated[str | None, typer.Option("--last", help="Ask about the end of t
 Long = Annotated[
     types.Long | None,
     typer.Option(
-        "--long", help="How many frames are looked at; default: frames where 8 cover the span, else the model's way."
+        "--long", help="How to look at a long span; default: 8 frames where they cover it, else the model's own way."
     ),
 ]
 Summarise = Annotated[
@@ -83,14 +83,14 @@ Record = Annotated[
 Webcam = Annotated[
     str | None,
     typer.Option(
-        "--webcam", metavar="SOURCE", help="A camera: number, name, device, or the address of a stream; or a file."
+        "--webcam", metavar="SOURCE", help="A camera (number, name or device), the address of a stream, or a file."
     ),
 ]
 Mic = Annotated[str | None, typer.Option("--mic", metavar="DEVICE", help="A microphone: its number or name.")]
 Window = Annotated[
-    str | None, typer.Option("--window", help="How much of the newest past a question is about, live; default: 10s.")
+    str | None, typer.Option("--window", help="How far back a live question looks; default: 10s.")
 ]
-Speech = Annotated[bool, typer.Option("--speech", help="What is said into the microphone is asked.")]
+Speech = Annotated[bool, typer.Option("--speech", help="Ask by speaking into the microphone.")]
 SpeechModel = Annotated[
     Path | None,
     typer.Option(
@@ -104,7 +104,7 @@ SpeechLanguage = Annotated[
 Aloud = Annotated[bool, typer.Option("--aloud", help="Read answers aloud, with the system's voice.")]
 Headphones = Annotated[bool, typer.Option("--headphones", help="The microphone cannot hear what is read aloud.")]
 Memory = Annotated[
-    str | None, typer.Option("--memory", help="How much of what was seen and heard is kept, live; default: 256MB.")
+    str | None, typer.Option("--memory", help="Memory for what was seen and heard live; default: 256MB.")
 ]
 
 _NO_TEXT = re.compile("[\ud800-\udfff]")
@@ -165,7 +165,7 @@ def file_size(text: str) -> int:
     """
     found = _SIZE.fullmatch(text.strip())
     if found is None:
-        raise SpecError(f"{text!r} is no size; write 256MB, 1.5GB or 64MiB")
+        raise SpecError(f"{text!r} is not a size; write 256MB, 1.5GB or 64MiB")
     if text.strip()[-1].isdigit() and float(found[1]):
         raise SpecError(f"{text!r} has no unit; write {found[1]}MB or {found[1]}GB")
     power = " kmg".index(found[2].lower() or " ")
@@ -184,7 +184,7 @@ def question(text: str) -> str:
 
 
 def clean(text: str) -> str:
-    """With U+FFFD in place of what is no text: bytes of the command line or a terminal that are no UTF-8."""
+    """With U+FFFD in place of what is not text: bytes of the command line or a terminal that are not UTF-8."""
     return _NO_TEXT.sub("\ufffd", text)
 
 
@@ -204,8 +204,8 @@ def gpu_layers(text: str) -> GpuLayersValue:
 
 
 @dataclass(frozen=True)
-class Drawing:
-    """What the options say about how tokens are drawn; None: nothing.
+class SamplingOptions:
+    """What the options say about sampling; None: nothing.
 
     Raises:
         SpecError: --top-p 0.

@@ -70,8 +70,8 @@ def plan(
 ) -> None:
     """Show what a model needs in RAM, on a GPU and on disk, where each part goes, and whether it fits this machine.
 
-    Nothing of it is loaded. An entry of models.toml that is not exported yet is reckoned from its dimensions. On an
-    NVIDIA GPU are the encoders unless they are int8, on any as many layers as fit.
+    Nothing is loaded; a model that is not exported yet is reckoned from its entry in models.toml. The encoders go on an
+    NVIDIA GPU unless they are int8; any GPU takes as many layers of the language model as fit.
     """
     planned = find_planned(Wanted(model, quant, precision, models, ctx_size, kv))
     gpus = _gpus(gpu_memory_size)

@@ -137,7 +137,7 @@ def test_a_gpu_too_small_for_the_encoders_is_said_and_gets_no_layers(vllama: Vll
 def test_a_size_that_is_none_is_said(vllama: Vllama) -> None:
     done = vllama("plan", "--gpu-memory", "much")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "vllama: 'much' is no size; write 256MB, 1.5GB or 64MiB\n"
+    assert done.stderr == "vllama: 'much' is not a size; write 256MB, 1.5GB or 64MiB\n"
 
 
 def test_a_size_without_a_unit_is_asked_for_one(vllama: Vllama) -> None:

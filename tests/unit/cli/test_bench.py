@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from vllama.cli.bench import figures, show
-from vllama.runtime.benchmark.benchmark import Answering, Benchmark, Encoding, Setup, Stage
+from vllama.runtime.benchmark.figures import Answering, Benchmark, Encoding, Setup, Stage
 from vllama.runtime.benchmark.limits import Limits
 
 _STAGES = (

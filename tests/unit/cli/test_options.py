@@ -4,7 +4,7 @@ import pytest
 from typer.testing import CliRunner
 
 from vllama.cli.app import app
-from vllama.cli.options import Drawing, clean, file_size, live
+from vllama.cli.options import SamplingOptions, clean, file_size, live
 from vllama.runtime import Sampling, Span, SpecError
 
 
@@ -73,5 +73,5 @@ def test_memory_of_nothing_is_refused() -> None:
 
 def test_what_the_options_do_not_name_is_the_models() -> None:
     usual = Sampling(temperature=1.0, top_p=0.9, top_k=50, max_tokens=300)
-    assert Drawing(None, None, None, None).over(usual) == usual
-    assert Drawing(0.0, 0.5, 0, 7).over(usual) == Sampling(temperature=0.0, top_p=0.5, top_k=0, max_tokens=7)
+    assert SamplingOptions(None, None, None, None).over(usual) == usual
+    assert SamplingOptions(0.0, 0.5, 0, 7).over(usual) == Sampling(temperature=0.0, top_p=0.5, top_k=0, max_tokens=7)

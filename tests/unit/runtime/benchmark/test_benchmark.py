@@ -7,18 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from vllama.runtime.benchmark.benchmark import (
-    Answering,
-    Benchmark,
-    Encoding,
-    Setup,
-    Stage,
-    _limits,
-    measure_answering,
-    measure_encoding,
-    prepare,
-    run_benchmark,
-)
+from vllama.runtime.benchmark.benchmark import _limits, measure_answering, measure_encoding, prepare, run_benchmark
+from vllama.runtime.benchmark.figures import Answering, Benchmark, Encoding, Setup, Stage
 from vllama.runtime.benchmark.limits import Limits
 from vllama.runtime.bundle import shipped_bundle
 from vllama.runtime.cache.catalogue import list_entries
