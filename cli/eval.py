@@ -126,7 +126,7 @@ def _asked(engine: Engine, asked: list[KnownAnswer], ablations: list[str], lines
                 run.miss(group, error)
             else:
                 if other is None and ablations:
-                    other = _last_of(engine, [later for later, _ in by_video[number + 1 :]])
+                    other = _last_of(engine, [later for later, _ in by_video[number + 1 :] if later != video])
                 for condition in run.conditions:
                     ablation = ABLATIONS.get(condition)
                     run.ask(

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 
 from tests.conftest import Vllama
+from vllama.runtime import Timeline
+from vllama.runtime.ablation import ABLATIONS
 
 
 @pytest.fixture
@@ -172,3 +175,39 @@ def test_questions_of_no_kind_are_counted_once_and_brackets_are_no_markup(
     marked = command("eval", "--model", tiny_bundle, "--set", path)
     assert marked.returncode == 0, marked.stderr
     assert "a [/x] [red]b" in marked.stdout
+
+
+def test_each_question_is_asked_by_itself(command: Vllama, tiny_bundle: Path, clip: Path, tmp_path: Path) -> None:
+    path, details = tmp_path / "questions.jsonl", tmp_path / "details.jsonl"
+    rows = [{"video": str(clip), "question": text, "answer": "a"} for text in ("What happens?", "Where?", "Where?")]
+    path.write_text("\n".join(map(json.dumps, rows)), "utf-8")
+    assert command("eval", "--model", tiny_bundle, "--set", path, "--details", details).returncode == 0
+    answers = [json.loads(line)["answer"] for line in details.read_text("utf-8").splitlines()]
+    assert answers[1] == answers[2]
+
+
+def test_other_sound_is_of_another_clip_and_what_is_drawn_is_drawn_again(
+    command: Vllama, tiny_bundle: Path, clip: Path, silent_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "questions.jsonl"
+    rows = [{"video": str(video), "question": "What?", "answer": "a"} for video in (clip, silent_clip)]
+    path.write_text("\n".join(map(json.dumps, rows)), "utf-8")
+    drawn: list[float] = []
+
+    def other_sound(timeline: Timeline, other: Timeline, count: int, rng: Random) -> Timeline:
+        assert timeline.content != other.content
+        drawn.append(rng.random())
+        return timeline
+
+    monkeypatch.setitem(ABLATIONS, "other sound", other_sound)
+    for _ in range(2):
+        assert command("eval", "--model", tiny_bundle, "--set", path, "--ablations", "--json").returncode == 0
+    assert drawn[: len(drawn) // 2] == drawn[len(drawn) // 2 :]
+
+
+def test_each_condition_has_a_column_of_its_own(command: Vllama, tiny_bundle: Path, questions: Path) -> None:
+    done = command("eval", "--model", tiny_bundle, "--set", questions, "--ablations", "--json")
+    figures = json.loads(done.stdout)["accuracy"].values()
+    table = command("eval", "--model", tiny_bundle, "--set", questions, "--ablations").stdout
+    (row,) = (line.split() for line in table.splitlines() if " own " in line)
+    assert [cell for cell in row if cell.endswith("%")] == [f"{kinds['own']['accuracy']:.1%}" for kinds in figures]

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,8 @@ from vllama.cli.record import There, digest
 from vllama.cli.replay import _find
 from vllama.runtime import Timeline
 from vllama.runtime.bundle import shipped_bundle
+from vllama.runtime.cache import content
+from vllama.runtime.manifest import FileRecord, hash_file
 from vllama.runtime.remembered import Remembered
 from vllama.runtime.timeline import FrameFeature
 
@@ -212,3 +216,39 @@ def test_a_prompt_that_is_another_is_said(run: Vllama, record: Path) -> None:
 def test_another_clip_is_refused_before_the_model_is_looked_for(run: Vllama, record: Path, silent_clip: Path) -> None:
     done = run("replay", record, "--clip", silent_clip, "-m", "no-such-model")
     assert (done.returncode, "its contents differ" in done.stderr) == (3, True), done.stderr
+
+
+def test_a_bundle_that_lacks_a_recorded_file_is_refused(run: Vllama, record: Path) -> None:
+    with_head(record, model_files={**lines(record)[0]["model_files"], "more.onnx": "0"})
+    done = run("replay", record)
+    assert (done.returncode, "more.onnx is not the recorded one" in done.stderr) == (3, True), done.stderr
+
+
+def test_a_clip_that_was_moved_is_hashed_once(
+    run: Vllama, record: Path, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved, hashed = Path(shutil.copy(clip, tmp_path / "moved.mp4")), list[Path]()
+    os.utime(moved, (0, 0))  # what was changed just now is not remembered
+
+    def counted(path: Path) -> FileRecord:
+        hashed.append(path)
+        return hash_file(path)
+
+    monkeypatch.setattr(content, "hash_file", counted)
+    assert_same(run("replay", record, "--clip", moved, cache="new"))
+    assert hashed == [moved]
+
+
+def test_the_memory_of_the_whole_is_made_again_where_nothing_is_saved(run: Vllama, film: Path, tmp_path: Path) -> None:
+    path = tmp_path / "record.jsonl"
+    assert run("ask", film, "What happens?", *ASKED, "--long", "memory", "--record", path).returncode == 0
+    assert lines(path)[0]["there"]["remembered"]
+    assert_same(run("replay", path, cache="new"))
+
+
+@pytest.mark.skipif(sys.platform in ("darwin", "win32"), reason="names are texts there")
+def test_a_clip_whose_name_is_no_text_is_repeated(run: Vllama, clip: Path, tmp_path: Path) -> None:
+    named, path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.mp4")), tmp_path / "record.jsonl"
+    shutil.copy(clip, named)
+    assert run("ask", named, "What?", *ASKED, "--record", path).returncode == 0
+    assert_same(run("replay", path, "--clip", named))

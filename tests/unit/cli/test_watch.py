@@ -1,14 +1,20 @@
 from __future__ import annotations
 
 import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import cast
 
 import pytest
+from typer.testing import CliRunner
 
-from vllama.cli import watch
+from vllama.cli import options, watch
+from vllama.cli.app import app
 from vllama.cli.watch import Shower, ticks
-from vllama.runtime import Live
+from vllama.runtime import Budget, Engine, Live, SpecError
 from vllama.runtime.capture.clock import Clock
 from vllama.runtime.live.watching import Score
 from vllama.runtime.types import Span
@@ -78,3 +84,50 @@ def test_a_command_is_told_the_state_and_what_it_rests_on(live: Live) -> None:
         "VLLAMA_QUESTION": "Red?",
         "VLLAMA_ANSWER": "a red circle?",
     }
+
+
+def test_as_much_is_kept_as_the_window_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[float | None] = []
+
+    def stop(engine: Engine, *, budget: Budget, **how: object) -> None:
+        kept.append(budget.seconds)
+        raise SpecError("enough")
+
+    monkeypatch.setattr(Engine, "watch", stop)
+    for window in ("4s", "5m"):
+        CliRunner().invoke(app, ["watch", "Red?", "--webcam", "0", "--window", window, "--model", "miniature"])
+    assert kept == [60.0, 600.0]
+
+
+def test_a_question_that_is_no_text_is_asked_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def stop(engine: Engine, question: str, timeline: object) -> None:
+        asked.append(question)
+        raise SpecError("enough")
+
+    monkeypatch.setattr(Engine, "watch", lambda engine, **how: nullcontext(SimpleNamespace(timeline=None)))
+    monkeypatch.setattr(Engine, "yes_no", stop)
+    CliRunner().invoke(app, ["watch", "Red \udcff?", "--webcam", "0", "--model", "miniature"])
+    assert asked == ["Red \ufffd?"]
+
+
+def test_a_command_that_failed_is_said_though_nothing_changes_after_it(
+    live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    source = SimpleNamespace(clock=live.clock, timeline=SimpleNamespace(reach=lambda second: None))
+
+    def until_said(step: float, end: float) -> Iterator[None]:
+        began = time.monotonic()
+        while not any("ended with 3" in text for text in said) and time.monotonic() < began + 20.0:
+            time.sleep(0.02)
+            yield
+
+    monkeypatch.setattr(options, "note", said.append)
+    monkeypatch.setattr(watch, "ticks", until_said)
+    monkeypatch.setattr(Engine, "watch", lambda engine, **how: nullcontext(source))
+    monkeypatch.setattr(Engine, "yes_no", lambda engine, question, timeline: SimpleNamespace(score=lambda span: SEEN))
+    command = f'"{sys.executable}" -c "raise SystemExit(3)"'
+    watch.watch("Red?", webcam="0", command=command, model="miniature")
+    assert "ended with 3; the watch goes on" in said[-1]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import needs_links
 from vllama.export.staging import StagedPart, Staging, alone, part_key, record_files, writing
 from vllama.runtime.errors import DiskFullError, FileError
 from vllama.runtime.manifest import SCHEMA, FidelityRow, Manifest, hash_file
@@ -350,3 +351,11 @@ def test_key_depends_on_every_fact_and_not_on_the_order_of_a_table() -> None:
     assert part_key({"a": 1, "b": 2}, "fp32") == part_key({"b": 2, "a": 1}, "fp32")
     keys = [part_key(*facts) for facts in (({"a": 1}, "fp32"), ({"a": 2}, "fp32"), ({"a": 1}, "fp16"), ({"a": 1},))]
     assert len(set(keys)) == 4
+
+
+@needs_links
+def test_link_that_leads_nowhere_is_in_the_way(out: Path) -> None:
+    out.parent.mkdir()
+    out.symlink_to("nowhere")
+    with pytest.raises(FileError, match="already there; remove it or choose another --out"):
+        Staging(out)

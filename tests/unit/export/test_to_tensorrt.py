@@ -280,3 +280,31 @@ def test_progress_may_be_told_by_several_threads() -> None:
         sys.setswitchinterval(before)
     assert monitor.failure is None
     assert (len(told), told) == (1200, sorted(told))
+
+
+def test_no_more_threads_build_than_were_asked_for(sound: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    builder, made = open_builder(NEWEST, 3), list[Any]()
+    real = builder.library.module.Builder
+    monkeypatch.setattr(builder.library.module, "Builder", lambda log: made.append(real(log)) or made[-1])
+    add_engines(sound, builder, lambda part, done, total: None, lambda cost: None)
+    assert [each.max_threads for each in made] == [3]
+
+
+def test_library_that_builds_for_its_own_gpu_alone_takes_no_other_target(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(to_tensorrt, "load_library", lambda name: SimpleNamespace(name="tensorrt", module=object()))
+    monkeypatch.setattr(to_tensorrt, "find_gpus", lambda: [SimpleNamespace(capability="8.9")])
+    assert open_builder(EngineOptions(targets=("8.9",))).targets == ("8.9",)
+    with pytest.raises(SpecError, match=r"tensorrt builds for the GPU of this machine, 8\.9; leave --target out"):
+        open_builder(EngineOptions(targets=("8.9", "12.0")))
+
+
+def test_what_is_there_must_be_of_the_same_models_toml(
+    halves: Path, vicuna_spec: ModelSpec, tiny_weights: Path
+) -> None:
+    assert vicuna_spec.audio is not None
+    for other in (
+        replace(vicuna_spec, video=replace(vicuna_spec.video, num_frames=4)),
+        replace(vicuna_spec, audio=replace(vicuna_spec.audio, num_clips=4)),
+    ):
+        with pytest.raises(FileError, match=r"already there, a tiny-vicuna of another models\.toml; choose another"):
+            export_model(other, tiny_weights, halves, engines=NEWEST)

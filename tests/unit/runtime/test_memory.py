@@ -293,3 +293,12 @@ def test_first_positions_are_the_rows_of_the_table() -> None:
     table[0] *= 1e15  # of which sums and differences would leave their rounding
     np.testing.assert_array_equal(extended_positions(table, 256)[:16], table[:16])
     np.testing.assert_array_equal(extended_positions(table, 100), extended_positions(table, 256)[:100])
+
+
+def test_float16_features_are_compared_more_finely_than_they_are_kept() -> None:
+    features = np.ones((9, 2, 1), np.float16)
+    features[2::3, 1] = 1.001  # of each three the last two are most alike, by less than a float16 can tell
+    memory = Memory(64, fragment=3)
+    for second, frame in enumerate(features):
+        memory.add(float(second), frame)
+    assert [start for start, _ in memory.frames().times] == [0.0, 1.0, 3.0, 4.0, 6.0, 7.0]

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 
 from vllama.runtime.bundle import open_bundle, shipped_bundle
-from vllama.runtime.llm.llama_context import UBATCH_CPU, Kv
+from vllama.runtime.llm.llama_context import UBATCH_CPU, UBATCH_GPU, Kv
 from vllama.runtime.llm.llm_file import LlmFacts, read_llm_facts
 from vllama.runtime.llm.quants import LlamaDimensions, quantised_facts
 from vllama.runtime.machine import GpuMemory
 from vllama.runtime.manifest import EngineRecord
 from vllama.runtime.plan import (
     GraphNeed,
+    _activations,
     compute_bytes,
     encoders_gpu_bytes,
     features_per_hour,
@@ -27,6 +28,7 @@ from vllama.runtime.plan import (
     usable_bytes,
     what_fits,
 )
+from vllama.runtime.registry import find_spec
 
 MB = 1_000_000
 # LLaMA-2-7B as Q4_K_M, and video-llama-2-7b-chat's int8 graphs: a third of the layers has two matrices in Q6_K.
@@ -220,3 +222,21 @@ def test_features_of_an_hour_are_pictures_and_half_overlapping_sound() -> None:
     sounds = 3600 / spec.audio.clip_seconds * 2 * spec.audio.encoder.output_size
     assert features_per_hour(spec, 2) == 2 * (3600 * picture + sounds)
     assert features_per_hour(spec, 4) == 4 * (3600 * picture + sounds)
+
+
+def test_no_layers_go_to_a_gpu_that_llama_cpp_cannot_use() -> None:
+    plan = make_plan(SEVEN, GRAPHS, 2048, "f16", gpu_budget=12_000 * MB, gpu_encoders=True, gpu_llm=False)
+    assert (plan.gpu_layers, plan.gpu) == (0, encoders_gpu_bytes(GRAPHS))
+
+
+def test_activations_of_the_full_size_are_what_is_planned_with_here() -> None:
+    spec = find_spec("video-llama-2-7b-chat")
+    assert {name: round(_activations(name, spec) / MB) for name in GRAPHS} == {
+        name: need.activations // MB for name, need in GRAPHS.items()
+    }
+
+
+def test_ram_beside_a_gpu_is_that_of_the_larger_batches_there() -> None:
+    plan = make_plan(SEVEN, GRAPHS, 2048, "f16", gpu_budget=12_000 * MB)
+    (work,) = (part for part in plan.parts if part.name == "LLM at work")
+    assert work.ram == compute_bytes(SEVEN, 2048, "f16", UBATCH_GPU)

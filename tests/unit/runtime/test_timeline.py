@@ -313,3 +313,12 @@ def test_what_is_given_up_is_not_held_by_an_earlier_question() -> None:
     for second in range(1, 20):
         timeline.add_frame(FrameFeature(second, float(second), np.zeros((2, 3), np.float16)))
     assert gone() is None
+
+
+def test_what_came_fast_does_not_outlive_the_budget_by_coming_slowly_since() -> None:
+    timeline = _live(Budget(seconds=30.0))
+    for index in range(300):
+        timeline.add_frame(FrameFeature(index, index / 10, np.zeros((2, 3), np.float16)))
+    for second in range(100):
+        timeline.add_frame(FrameFeature(300 + second, 60.0 + second, np.zeros((2, 3), np.float16)))
+    assert timeline.frames_in()[0].time >= 159.0 - 30.0
