@@ -29,6 +29,7 @@ from .request import check_folder
 
 MAPPED_BYTES = 1 << 29  # that may be read of a mapped file before it is opened anew
 _DEPTH = 3  # folders below --weights in which a file is looked for
+_LFS_POINTER = b"version https://git-lfs"
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 # What torch's unpickler and the safetensors reader raise on cut or changed bytes.
 _DAMAGE = (
@@ -89,12 +90,15 @@ class _Source:
     path: Path
     prefix: str
     takes: Callable[[str], bool]
-    ignored: str
+    ignored: tuple[str, ...]
     depth: int | None = None  # blocks from this one on are ignored too
 
 
-def find_file(weights: Path, file: WeightFile) -> Path:
-    """The file or folder of that name in `weights`, or up to three folders below.
+def find_file(weights: Path, file: WeightFile, vl: WeightFile | None = None) -> Path:
+    """The file or folder of that name in `weights`, or up to three folders below; of several, the one beside `vl`.
+
+    Args:
+        vl: the file that tells the variants of a model apart.
 
     Raises:
         MissingFileError: it is not there, or `weights` is no folder.
@@ -102,12 +106,19 @@ def find_file(weights: Path, file: WeightFile) -> Path:
         SpecError: it is there twice.
     """
     check_folder(weights)
-    found = [path for depth in range(_DEPTH + 1) for path in weights.glob("*/" * depth + glob.escape(file.name))]
+    found = _find(weights, file.name)
     if not found:
         where = f"; it comes from {file.source}" if file.source else ""
         raise MissingFileError(f"{file.name}: not in {weights} nor {_DEPTH} folders below{where}")
     if len(found) > 1:
-        raise SpecError(f"{file.name}: there are two, {found[0]} and {found[1]}; keep one in {weights}")
+        folders = [path.parent for path in _find(weights, vl.name)] if vl else []
+        beside = [path for path in found if [path.parent] == folders]
+        if not beside:
+            raise SpecError(
+                f"{file.name}: there are two, {found[0]} and {found[1]}; keep one, or give one of their folders "
+                "as --weights"
+            )
+        found = beside
     check_permission(found[0])
     return found[0]
 
@@ -123,7 +134,7 @@ def open_state_dict(path: Path) -> dict[str, Tensor]:
         what = "a folder, not a file" if os.path.isdir(path) else "no such file"
         raise MissingFileError(f"{path}: {what}; fetch it again")
     try:
-        _refuse_text(path)
+        refuse_text(path)
         loaded = load_file(path) if path.suffix == ".safetensors" else _torch_load(path)
     except pickle.UnpicklingError as error:
         raise FileError(
@@ -138,6 +149,30 @@ def open_state_dict(path: Path) -> dict[str, Tensor]:
     if not isinstance(state, Mapping) or not any(isinstance(value, Tensor) for value in state.values()):
         raise FileError(f"{path}: holds no named tensors; fetch the original again")
     return {key: value.detach() for key, value in state.items() if isinstance(key, str) and isinstance(value, Tensor)}
+
+
+def refuse_text(path: Path) -> None:
+    """Refuse what is often found in place of a file.
+
+    Raises:
+        FileError: it is empty, a Git LFS pointer or a web page.
+        OSError: it cannot be read.
+    """
+    start = _start(path)
+    if not start:
+        raise FileError(f"{path}: is empty; fetch it again")
+    if start.startswith(_LFS_POINTER):
+        raise FileError(f"{path}: is a Git LFS pointer, not the file; run `git lfs pull` there")
+    if start.lstrip().startswith(b"<"):
+        raise FileError(f"{path}: is a web page in place of the file; fetch the file itself")
+
+
+def is_lfs_pointer(path: Path) -> bool:
+    """Whether it stands for a file that was not fetched; what cannot be read is none, and whoever reads it says so."""
+    try:
+        return _start(path).startswith(_LFS_POINTER)
+    except OSError:
+        return False
 
 
 def read_parts(spec: ModelSpec, weights: Path) -> list[Part]:
@@ -213,28 +248,42 @@ def position_tables(parts: Iterable[Part]) -> dict[str, Float32]:
     return {part.name: part.positions.float().numpy() for part in parts if part.positions is not None}
 
 
+def _find(weights: Path, name: str) -> list[Path]:
+    """Everything of that name, in order; a hub's cache has links to one file in several folders, and `hf download` and
+    git keep what is not the file itself in hidden ones."""
+    files: dict[str, Path] = {}
+    for depth in range(_DEPTH + 1):
+        for path in sorted(weights.glob("[!.]*/" * depth + glob.escape(name))):
+            files.setdefault(os.path.realpath(path), path)
+    return list(files.values())
+
+
 def _sources(name: GraphName, spec: ModelSpec, weights: Path) -> list[_Source]:
     def vit(key: str) -> bool:
         return key.startswith("visual_encoder.")
 
+    def source(
+        file: WeightFile,
+        *ignored: str,
+        prefix: str = "",
+        takes: Callable[[str], bool] = lambda key: True,
+        depth: int | None = None,
+    ) -> _Source:
+        return _Source(find_file(weights, file, spec.files.vl), prefix, takes, (*ignored, file.ignored), depth)
+
     if name == "frames":
-        files = spec.video.files
+        files, depth = spec.video.files, spec.video.encoder.depth
         return [
-            _Source(
-                find_file(weights, files.encoder), "visual_encoder.", vit, _IGNORED["encoder"], spec.video.encoder.depth
-            ),
-            _Source(find_file(weights, files.qformer), "", lambda key: not vit(key), _IGNORED["qformer"]),
+            source(files.encoder, _IGNORED["encoder"], prefix="visual_encoder.", takes=vit, depth=depth),
+            source(files.qformer, _IGNORED["qformer"], takes=lambda key: not vit(key)),
         ]
-    assert spec.audio is None or spec.files.al is not None
+    if name == "video":
+        return [source(spec.files.vl, _IGNORED["branch"], _OTHER_BRANCH["video"])]
+    assert spec.audio is not None
+    assert spec.files.al is not None
     if name == "clips":
-        assert spec.audio is not None
-        path, ignored = find_file(weights, spec.audio.files.encoder), _IGNORED["imagebind"]
-    elif name == "video":
-        path, ignored = find_file(weights, spec.files.vl), f"{_IGNORED['branch']}|{_OTHER_BRANCH['video']}"
-    else:
-        assert spec.files.al is not None
-        path, ignored = find_file(weights, spec.files.al), f"{_IGNORED['branch']}|{_OTHER_BRANCH['audio']}"
-    return [_Source(path, "", lambda key: True, ignored)]
+        return [source(spec.audio.files.encoder, _IGNORED["imagebind"])]
+    return [source(spec.files.al, _IGNORED["branch"], _OTHER_BRANCH["audio"])]
 
 
 def _position_shape(name: GraphName, spec: ModelSpec) -> tuple[int, int]:
@@ -259,7 +308,8 @@ def _fitting(
     if surplus:
         raise FileError(
             f"{source.path}: {min(surplus)} {tuple(found[min(surplus)].shape)} is not known "
-            f"({len(surplus)} such keys); {spec.name} needs the original file, or another entry in models.toml"
+            f"({len(surplus)} such keys); {spec.name} needs the original file, or an entry of your own (--models) "
+            "with `ignored`, a regular expression, for this file"
         )
     fitting = {}
     for key, shape in wanted.items():
@@ -278,9 +328,9 @@ def _fitting(
 
 def _is_ignored(key: str, source: _Source) -> bool:
     block = re.match(r"blocks\.(\d+)\.", key)
-    if block and source.depth is not None:
-        return int(block[1]) >= source.depth
-    return re.fullmatch(source.ignored, key) is not None
+    if block and source.depth is not None and int(block[1]) >= source.depth:
+        return True
+    return any(re.fullmatch(pattern, key) for pattern in source.ignored)
 
 
 def _is_square(count: int) -> bool:
@@ -293,12 +343,6 @@ def _torch_load(path: Path) -> Any:
     return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)  # only the zip format can be mapped
 
 
-def _refuse_text(path: Path) -> None:
+def _start(path: Path) -> bytes:
     with path.open("rb") as file:
-        start = file.read(200)
-    if not start:
-        raise FileError(f"{path}: is empty; fetch it again")
-    if start.startswith(b"version https://git-lfs"):
-        raise FileError(f"{path}: is a Git LFS pointer, not the file; run `git lfs pull` there")
-    if start.lstrip().startswith(b"<"):
-        raise FileError(f"{path}: is a web page, not a checkpoint; fetch the file itself")
+        return file.read(200)

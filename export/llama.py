@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from vllama.runtime.errors import FileError, MissingFileError
+from vllama.runtime.errors import FileError, MissingFileError, SpecError
 from vllama.runtime.llm.quants import LlamaDimensions, LlamaTensor, llama_tensors
-from vllama.runtime.spec import ModelSpec
+from vllama.runtime.spec import ModelSpec, WeightFile
 
-from .checkpoint import MAPPED_BYTES, find_file, open_state_dict
+from .checkpoint import MAPPED_BYTES, find_file, is_lfs_pointer, open_state_dict
+from .request import check_folder
 from .vocabulary import Vocabulary, read_json, read_vocabulary
 
 StoredType = Literal["F32", "F16", "BF16"]
 _STORED: dict[torch.dtype, StoredType] = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 _IGNORED = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")  # computed from rope_theta
-_EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
+_EMBEDDING, _HEAD, _LAST_NORM = "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"
+_LEAST_NORM = 0.1  # mean of the absolute values of the last norm: about 1 or more in a trained LLaMA, 0.002 in a delta
 _HF_NAMES = {
     "token_embd": "model.embed_tokens",
     "output_norm": "model.norm",
@@ -67,8 +70,18 @@ class LlamaFolder:
     """
 
     def __init__(
-        self, config: LlamaConfig, vocabulary: Vocabulary, folder: _Folder, base: _Folder | None, notes: tuple[str, ...]
+        self,
+        config: LlamaConfig,
+        vocabulary: Vocabulary,
+        folder: _Folder,
+        base: _Folder | None,
+        whole: tuple[str, ...],
+        notes: tuple[str, ...],
     ) -> None:
+        """
+        Args:
+            base: what `folder` is a delta to, if it is one. whole: the tensors that it holds whole all the same.
+        """
         self.config = config
         self.vocabulary = vocabulary
         self.shapes = tuple(tensor_shapes(config))
@@ -78,17 +91,21 @@ class LlamaFolder:
         self.notes = (*vocabulary.notes, *notes)
         self._folder = folder
         self._base = base
+        self._whole = whole
 
     def tensor(self, name: str) -> torch.Tensor:
         """One tensor by its HF name; base and delta are added in float16 as upstream does it.
 
-        Source: FastChat, fastchat/model/apply_delta.py, for the Vicuna v0 deltas that Video-LLaMA 64888c0 uses.
+        Sources: FastChat, fastchat/model/apply_delta.py, for the Vicuna v0 deltas that Video-LLaMA 64888c0 uses; for
+        Ziya, whose embedding and head are whole, Fengshenbang-LM 8ddfc84, fengshen/utils/apply_delta.py.
         """
         tensor = self._folder.named(name)
         if self._base is None:
             return tensor
-        delta, base = tensor.to(torch.float16), self._base.named(name).to(torch.float16)
-        total = delta.clone()
+        total = tensor.to(torch.float16, copy=True)
+        if name in self._whole:
+            return total
+        base = self._base.named(name).to(torch.float16)
         total[: base.shape[0]] += base  # the base has no row for [PAD], which counts as zero
         return total
 
@@ -98,46 +115,64 @@ def open_llama(spec: ModelSpec, weights: Path) -> LlamaFolder:
 
     Raises:
         MissingFileError: the folder, a shard, config.json or tokenizer.model is not there.
-        FileError: a tensor is missing, unknown or of another shape than config.json and the spec say; or the
-            tokenizer cannot write the stop strings of the prompt format.
+        FileError: a tensor is missing, unknown or of another shape than config.json and the spec say; the folder
+            holds a delta, or Meta's own format; or the tokenizer cannot write the stop strings of the prompt format.
+        SpecError: a folder is there twice, or the entry names a tensor that no LLaMA has.
     """
-    place, base_place = _find_folders(spec, weights)
-    folder = _Folder(place)
-    base = _Folder(base_place) if base_place else None
-    config = folder.config
-    if config.hidden_size != spec.llm.hidden_size:
+    check_folder(weights)
+    folder, base = _open_folders(spec, weights)
+    config, place, files = folder.config, folder.path, spec.files
+    _check_dimensions(folder, spec)
+    if base is None and folder.last_norm < _LEAST_NORM:
+        whole = "fetch the whole weights, or give an entry of your own (--models) llm_delta and llm_base"
+        if files.llm_delta and files.llm_base:
+            whole = f"call it {files.llm_delta.name} and put its base, {files.llm_base.name}, beside it"
         raise FileError(
-            f"{place / 'config.json'}: hidden_size is {config.hidden_size} and that of {spec.name} is "
-            f"{spec.llm.hidden_size}; use the weights that models.toml names"
+            f"{place}: a delta, not a whole model: the values of {_LAST_NORM} are {folder.last_norm:.2g} on average; "
+            f"{whole}"
         )
     if base is not None and (
         replace(base.config, vocab_size=0, n_ctx_train=0) != replace(config, vocab_size=0, n_ctx_train=0)
         or base.config.vocab_size > config.vocab_size
     ):
-        raise FileError(f"{base_place}: its config.json does not fit that of {place}; use the base of this delta")
+        raise FileError(f"{base.path}: its config.json does not fit that of {place}; use the base of this delta")
+    if unknown := set(files.llm_delta_whole) - dict(tensor_shapes(config)).keys():
+        raise SpecError(
+            f"models.{spec.name}: files.llm_delta_whole: {min(unknown)!r} is no tensor of a LLaMA; fix the entry"
+        )
     vocabulary = read_vocabulary(place, config.vocab_size)
     for stop in spec.prompt.stop:
         vocabulary.check_encodes(stop)
-    return LlamaFolder(config, vocabulary, folder, base, _odd_ids(place, vocabulary))
+    return LlamaFolder(config, vocabulary, folder, base, files.llm_delta_whole, _odd_ids(place, vocabulary))
 
 
 class _Folder:
     """config.json and shards of one folder, checked against each other."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, ignored: str) -> None:
+        """
+        Args:
+            ignored: keys that match it all, and are no tensors of a LLaMA, are left out.
+        """
+        _refuse_meta(path)
         table = read_json(path / "config.json")
+        self.path = path
         self.config = _read_config(path / "config.json", table)
         self.tied = bool(table.get("tie_word_embeddings", False))
         files, index = _find_shards(path)
         self.sources = [path / "config.json", *index, *files]
         self.stored: dict[str, _Stored] = {}
+        self.last_norm = math.nan  # mean of the absolute values
         self._where: dict[str, Path] = {}
         for file in files:
             for key, tensor in open_state_dict(file).items():
                 if key in self._where:
                     raise FileError(f"{file}: {key} is also in {self._where[key].name}; keep one set of shards")
                 self.stored[key], self._where[key] = _Stored(tuple(tensor.shape), tensor.dtype), file
-        self.ignored = tuple(key for key in self.stored if _IGNORED.fullmatch(key))
+                if key == _LAST_NORM:
+                    self.last_norm = tensor.float().abs().mean().item()
+        surplus = self.stored.keys() - dict(tensor_shapes(self.config)).keys()
+        self.ignored = tuple(key for key in surplus if _IGNORED.fullmatch(key) or re.fullmatch(ignored, key))
         self._check(path)
         self._open: tuple[Path, dict[str, torch.Tensor]] | None = None
         self._read_bytes = 0
@@ -169,7 +204,10 @@ class _Folder:
         if surplus:
             key = min(surplus)
             shape = self.stored[key].shape
-            raise FileError(f"{self._where[key]}: {key} {shape} is no tensor of a LLaMA; use the original weights")
+            raise FileError(
+                f"{self._where[key]}: {key} {shape} is no tensor of a LLaMA; use the original weights, or an entry of "
+                "your own (--models) with `ignored`, a regular expression, for this folder"
+            )
 
 
 def tensor_shapes(config: LlamaDimensions) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -184,25 +222,64 @@ def hf_name(tensor: LlamaTensor) -> str:
     return f"{block}{_HF_NAMES[tensor.name]}.weight"
 
 
-def _find_folders(spec: ModelSpec, weights: Path) -> tuple[Path, Path | None]:
+def _open_folders(spec: ModelSpec, weights: Path) -> tuple[_Folder, _Folder | None]:
+    """The whole model, or a delta and its base."""
     files = spec.files
     try:
-        return find_file(weights, files.llm), None
+        whole = find_file(weights, files.llm, files.vl)
     except MissingFileError:
         if files.llm_base is None or files.llm_delta is None:
             raise
+    else:
+        return _Folder(whole, files.llm.ignored), None
+    delta, base = (_find_or_none(weights, file, files.vl) for file in (files.llm_delta, files.llm_base))
+    if delta and base:
+        return _Folder(delta, files.llm_delta.ignored), _Folder(base, files.llm_base.ignored)
+    absent = [file for file, path in ((files.llm_delta, delta), (files.llm_base, base)) if path is None]
+    lacking = " and no ".join(f"{file.name} (from {file.source})" if file.source else file.name for file in absent)
+    raise MissingFileError(
+        f"{weights}: there is no {files.llm.name}, and of {files.llm_delta.name} and {files.llm_base.name}, which make "
+        f"it, there is no {lacking}; fetch the one or the other"
+    )
+
+
+def _find_or_none(weights: Path, file: WeightFile, vl: WeightFile) -> Path | None:
     try:
-        return find_file(weights, files.llm_delta), find_file(weights, files.llm_base)
-    except MissingFileError as error:
-        raise MissingFileError(
-            f"{weights}: there is neither {files.llm.name} nor both {files.llm_base.name} and {files.llm_delta.name}; "
-            f"fetch one of them: {files.llm_base.source} {files.llm_delta.source}".rstrip(": ")
-        ) from error
+        return find_file(weights, file, vl)
+    except MissingFileError:
+        return None
+
+
+def _check_dimensions(folder: _Folder, spec: ModelSpec) -> None:
+    wanted = {"hidden_size": spec.llm.hidden_size, **(asdict(spec.llm.dimensions) if spec.llm.dimensions else {})}
+    found = asdict(folder.config)
+    for name, number in wanted.items():
+        if found[name] != number:
+            source = f" ({spec.files.llm.source})" if spec.files.llm.source else ""
+            raise FileError(
+                f"{folder.path / 'config.json'}: {name} is {found[name]} and that of {spec.name} is {number}; "
+                f"use the weights that models.toml names{source}"
+            )
+
+
+def _refuse_meta(folder: Path) -> None:
+    if (folder / "config.json").is_file():
+        return
+    for pattern in ("params.json", "consolidated.*.pth"):
+        for found in folder.glob(pattern):
+            raise FileError(
+                f"{folder}: is in Meta's own format ({found.name}), not in that of Hugging Face; convert it with "
+                "convert_llama_weights_to_hf.py of transformers"
+            )
 
 
 def _find_shards(folder: Path) -> tuple[list[Path], list[Path]]:
-    """The shards of one format that are all there, and their index if there is one."""
+    """The shards of one format that are all there, and their index if there is one.
+
+    A set of Git LFS pointers is taken where there is no other, and refused when it is read.
+    """
     missing: list[Path] = []
+    pointers: tuple[list[Path], list[Path]] | None = None
     for stem, suffix in _FORMATS:
         index = folder / f"{stem}{suffix}.index.json"
         if index.is_file():
@@ -211,10 +288,16 @@ def _find_shards(folder: Path) -> tuple[list[Path], list[Path]]:
             names = [f"{stem}{suffix}"]
         else:
             names = _numbered(folder, stem, suffix)
-        absent = [folder / name for name in names if not (folder / name).is_file()]
-        if names and not absent:
-            return [folder / name for name in names], [index] if index.is_file() else []
+        paths = [folder / name for name in names]
+        absent = [path for path in paths if not path.is_file()]
+        if paths and not absent:
+            found = paths, [index] if index.is_file() else []
+            if not any(map(is_lfs_pointer, paths)):
+                return found
+            pointers = pointers or found
         missing += absent
+    if pointers:
+        return pointers
     what = f"{missing[0]}: there is no such file" if missing else f"{folder}: no model*.safetensors, pytorch_model*.bin"
     raise MissingFileError(f"{what}; fetch the whole folder")
 
@@ -228,12 +311,18 @@ def _indexed(index: Path) -> list[str]:
 
 def _numbered(folder: Path, stem: str, suffix: str) -> list[str]:
     """All shards of the set of which at least one is there."""
+    sets: dict[str, dict[int, re.Match[str]]] = {}
     for path in sorted(folder.glob(f"{stem}-*-of-*{suffix}")):
-        if found := re.fullmatch(rf"{stem}-\d+-of-(\d+){re.escape(suffix)}", path.name):
-            digits = found[1]
-            numbers = range(1, int(digits) + 1)
-            return [f"{stem}-{number:0{len(digits)}}-of-{digits}{suffix}" for number in numbers]
-    return []
+        if found := re.fullmatch(rf"{stem}-(\d+)-of-(\d+){re.escape(suffix)}", path.name):
+            sets.setdefault(found[2], {})[int(found[1])] = found
+    if not sets:
+        return []
+    total, shards = next(iter(sets.items()))
+    digits = min(len(shard[1]) for shard in shards.values())  # some have no leading zeros
+    return [
+        shards[number][0] if number in shards else f"{stem}-{number:0{digits}}-of-{total}{suffix}"
+        for number in range(1, int(total) + 1)
+    ]
 
 
 def _read_config(path: Path, table: dict[str, Any]) -> LlamaConfig:

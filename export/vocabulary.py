@@ -12,6 +12,8 @@ from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
 
 from vllama.runtime.errors import FileError, MissingFileError
 
+from .checkpoint import refuse_text
+
 # Upstream adds both to the tokenizer and never to the weights; they mark where media go.
 PLACEHOLDERS = ("<ImageHere>", "<AudioHere>")
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # SentencePiece and GGUF number them alike
@@ -106,6 +108,7 @@ def read_json(path: Path) -> dict[str, Any]:
         MissingFileError, FileError: it is not there, or no JSON object.
     """
     try:
+        refuse_text(path)
         table = json.loads(path.read_bytes())
     except FileNotFoundError as error:
         raise MissingFileError(f"{path}: there is no such file; fetch the whole folder") from error
@@ -119,6 +122,7 @@ def read_json(path: Path) -> dict[str, Any]:
 def _read_model(path: Path) -> Any:
     model = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
     try:
+        refuse_text(path)
         raw = path.read_bytes()
         SentencePieceProcessor(model_proto=raw)  # tells what cannot be parsed
         model.ParseFromString(raw)

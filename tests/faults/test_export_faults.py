@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -127,7 +128,9 @@ def test_ctrl_c_is_quiet_and_leaves_no_half_part(tiny_models: Path, tiny_weights
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("damage", ["missing", "truncated", "text", "swapped", "no llm shard", "no tokenizer"])
+@pytest.mark.parametrize(
+    "damage", ["missing", "truncated", "text", "swapped", "no llm shard", "no tokenizer", "pointer"]
+)
 def test_wrong_files_are_one_line_and_nothing_is_written(
     command: Vllama, tiny_models: Path, tiny_config: dict[str, Any], weights: Path, tmp_path: Path, damage: str
 ) -> None:
@@ -136,6 +139,7 @@ def test_wrong_files_are_one_line_and_nothing_is_written(
     named = {
         "missing": files["imagebind"], "truncated": files["qformer"], "text": files["visual_encoder"],
         "swapped": files["vl"], "no llm shard": llama, "no tokenizer": llama,
+        "pointer": llama / "tokenizer.model",
     }[damage]  # fmt: skip
     if damage == "missing":
         files["imagebind"].unlink()
@@ -149,6 +153,8 @@ def test_wrong_files_are_one_line_and_nothing_is_written(
         files["al"].write_bytes(vl)
     elif damage == "no llm shard":
         (llama / "model.safetensors").unlink()
+    elif damage == "pointer":
+        named.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n")
     else:
         (llama / "tokenizer.model").unlink()
     done = command(*_arguments(tiny_models, weights, tmp_path / "out"))
@@ -242,3 +248,41 @@ def test_ctrl_c_while_engines_are_built_is_quiet_and_keeps_the_finished(
     assert [line.split(":")[0] for line in said.splitlines()] == ["frames.engine"], said
     assert set(read_manifest(out).engines) == {"frames"}
     assert {path.name for path in out.iterdir()} == {*before, "frames.engine"}
+
+
+@pytest.mark.parametrize("change", ["precision", "weights", "spec", "tools"])
+def test_part_that_was_made_of_something_else_is_made_again(
+    change: str, silent_spec: ModelSpec, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stop(Exception):
+        pass
+
+    def stop(part: str, done: int, total: int) -> None:
+        if part == "video in float32":
+            raise Stop
+
+    def frames(spec: ModelSpec = silent_spec, precision: str = "fp32") -> int:
+        with pytest.raises(Stop):
+            export_model(spec, weights, tmp_path / "out", quant="F32", precision=precision, progress=stop)
+        return (tmp_path / "out.partial" / "frames.onnx.data").stat().st_mtime_ns
+
+    made = frames()
+    assert frames() == made
+    if change == "weights":
+        path = weights / silent_spec.video.files.encoder.name
+        torch.save({key: tensor + 1 for key, tensor in torch.load(path, weights_only=True).items()}, path)
+    elif change == "tools":
+        monkeypatch.setattr("vllama.export.pipeline.own_version", lambda: "another")
+    spec = replace(silent_spec, license="another") if change == "spec" else silent_spec
+    assert frames(spec, "fp16" if change == "precision" else "fp32") != made
+
+
+def test_disk_without_room_for_the_language_model_is_refused_at_once(
+    vicuna_spec: ModelSpec, tiny_weights: Path, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = read_manifest(tiny_bundle).files
+    free = sum(record.bytes for record in files.values()) - files["llm-F32.gguf"].bytes // 2
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=free))
+    with pytest.raises(DiskFullError, match="GB free, the export needs about"):
+        export_model(vicuna_spec, tiny_weights, tmp_path / "out", quant="F32", precision="fp32")
+    assert not list(tmp_path.iterdir())

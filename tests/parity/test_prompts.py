@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +74,18 @@ def test_all_strings_of_the_registry_are_those_of_the_original(reference: Path) 
         assert message.video == video + " {question}"
         assert message.audio_video == f"{sound}{{audio}}{picture}{{video}}{rest} {{question}}"
         assert message.image == recorded["media_message"]["image"].replace("<ImageHere>", "{video}") + " {question}"
-        assert (system.video, system.audio_video) == (recorded["system"]["video"], recorded["system"]["audiovideo"])
+        asked = "video" if spec.audio else "video_in_video_only_demo"
+        assert (system.video, system.audio_video) == (recorded["system"][asked], recorded["system"]["audiovideo"])
         assert system.image == recorded["system"]["image"]
+
+
+def test_variants_without_sound_have_other_words_for_a_video_alone() -> None:
+    heard, seen = (
+        {spec.messages for spec in published() if (spec.audio is None) == is_deaf} for is_deaf in (False, True)
+    )
+    (words,), (without_sound,) = heard, seen
+    assert without_sound.system.video == words.system.image != words.system.video
+    assert replace(without_sound, system=replace(without_sound.system, video=words.system.video)) == words
 
 
 def test_sampling_defaults_are_those_of_the_original(reference: Path) -> None:

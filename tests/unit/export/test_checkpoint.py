@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from argparse import Namespace
@@ -15,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from tests.conftest import needs_links
 from vllama.export.checkpoint import Part, Reader, build_graph, find_file, open_state_dict, position_tables, read_parts
 from vllama.export.eva_vit import resize_positions
 from vllama.export.graphs import graph_names
@@ -29,7 +31,7 @@ Edit = Callable[[dict[str, Tensor]], object]
 
 @pytest.fixture(scope="module")
 def published(reference: Path, tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """A folder with the files of an entry of models.toml: every key of the lists, at full size, all values one zero."""
+    """A folder with the files of an entry of models.toml: all keys of the lists, at full size, each of one number."""
     lists = {
         kind: json.loads((reference / "manifests" / f"keys_{kind}.json").read_text("utf-8"))
         for kind in ("used", "ignored")
@@ -40,7 +42,8 @@ def published(reference: Path, tiny_weights: Path, tmp_path_factory: pytest.Temp
         for table in lists.values():
             for key, (shape, dtype) in table[name].get("model", table[name]).items():
                 sizes = [size if isinstance(size, int) else 1000 for size in shape]
-                found[key] = torch.zeros((), dtype=getattr(torch, dtype.split()[0])).expand(sizes)
+                number = float(key.endswith("norm.weight"))
+                found[key] = torch.tensor(number, dtype=getattr(torch, dtype.split()[0])).expand(sizes)
         return found
 
     def write(spec: ModelSpec) -> Path:
@@ -56,6 +59,9 @@ def published(reference: Path, tiny_weights: Path, tmp_path_factory: pytest.Temp
             torch.save({"model": tensors(f"AL_{size}.pth"), **extras}, folder / spec.files.al.name)
         llama = "llama2" if "llama-2" in spec.name else "vicuna"
         keys = tensors(f"llama_dir_{llama}_{size}_{'chat' if llama == 'llama2' else 'v0'}")
+        if spec.llm.dimensions:
+            for key in ("model.embed_tokens.weight", "lm_head.weight"):
+                keys[key] = keys[key][:1].expand(spec.llm.dimensions.vocab_size, -1)
         _llama_folder(folder / spec.files.llm.name, keys, tiny_weights / "llama")
         return folder
 
@@ -185,7 +191,10 @@ def test_wrong_key_is_named_with_file_and_shapes(
         ),
         "misshapen": (lambda state: state.update({key: torch.zeros(taller)}), [key, str(taller), f"float {shape}"]),
         "integer": (lambda state: state.update({key: state[key].int()}), [f"{key} is int32 {shape}"]),
-        "surplus": (lambda state: state.update({"strange.weight": torch.ones(3, 2)}), ["strange.weight (3, 2)"]),
+        "surplus": (
+            lambda state: state.update({"strange.weight": torch.ones(3, 2)}),
+            ["strange.weight (3, 2)", "an entry of your own (--models) with `ignored`"],
+        ),
     }
     change, told = changes[fault]
     _edited(path, change)
@@ -195,6 +204,41 @@ def test_wrong_key_is_named_with_file_and_shapes(
     for words in (str(path), *told):
         assert words in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_unknown_keys_that_an_entry_ignores_are_left_out(
+    role: str, other_spec: ModelSpec, write_weights: Callable[..., Path]
+) -> None:
+    weights = write_weights(other_spec)
+    before = {part.name: set(part.state) for part in read_parts(other_spec, weights)}
+    path = _path(role, other_spec, weights)
+    ignoring = _ignoring(path.name, r"lora\..*", other_spec)
+    _edited(path, lambda state: state.update({"lora.a": torch.ones(3), "lora.b": torch.ones(3)}))
+    assert {part.name: set(part.state) for part in read_parts(ignoring, weights)} == before
+    _edited(path, lambda state: state.update({"my.lora.a": torch.ones(3)}))
+    with pytest.raises(FileError, match=r"my\.lora\.a \(3,\) is not known \(1 such keys\)"):
+        read_parts(ignoring, weights)
+    _edited(path, lambda state: (state.pop("my.lora.a"), state.pop(SAMPLE[role])))
+    with pytest.raises(FileError, match=f"has no {SAMPLE[role]}"):
+        read_parts(_ignoring(path.name, ".*", other_spec), weights)
+
+
+def _ignoring(name: str, ignored: str, spec: ModelSpec) -> ModelSpec:
+    """The spec with that expression for one of its files."""
+
+    def changed(value: Any) -> Any:
+        if isinstance(value, WeightFile):
+            return replace(value, ignored=ignored) if value.name == name else value
+        return replace(value, **{key: changed(each) for key, each in vars(value).items() if each is not None})
+
+    assert spec.audio is not None
+    return replace(
+        spec,
+        files=replace(spec.files, vl=changed(spec.files.vl), al=changed(spec.files.al)),
+        video=replace(spec.video, files=changed(spec.video.files)),
+        audio=replace(spec.audio, files=changed(spec.audio.files)),
+    )
 
 
 @pytest.mark.parametrize(
@@ -338,8 +382,73 @@ def test_files_are_found_in_subfolders_and_refused_when_twice_there(tmp_path: Pa
     deep.touch()
     assert find_file(tmp_path, name) == deep
     (tmp_path / name.name).touch()
-    with pytest.raises(SpecError, match=r"there are two, .*keep one"):
+    with pytest.raises(
+        SpecError, match=r"there are two, .*keep one, or give one of their folders as --weights"
+    ) as told:
         find_file(tmp_path, name)
+    assert str(deep) in str(told.value)
+    assert str(tmp_path / name.name) in str(told.value)
+
+
+def test_what_a_download_keeps_for_itself_is_no_file_of_the_model(
+    vicuna_spec: ModelSpec, tiny_weights: Path, tmp_path: Path
+) -> None:
+    weights = Path(shutil.copytree(tiny_weights, tmp_path / "weights"))
+    for file in tiny_weights.rglob("*"):
+        kept = weights / ".cache" / "huggingface" / "download" / file.relative_to(tiny_weights)
+        if file.is_dir():
+            kept.mkdir(parents=True)
+        else:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            kept.with_name(f"{kept.name}.metadata").write_text("the commit, the tag and the time")
+    (weights / ".git").mkdir()
+    (weights / ".git" / vicuna_spec.files.vl.name).touch()
+    sources = {path for part in read_parts(vicuna_spec, weights) for path in part.sources}
+    sources |= set(open_llama(vicuna_spec, weights).sources)
+    assert {path.parent for path in sources} == {weights, weights / "llama"}
+
+
+def test_weights_below_a_hidden_folder_are_found(tmp_path: Path) -> None:
+    path = tmp_path / ".cache" / "hub" / "models--x" / "snapshots" / "1f" / "VL.pth"
+    path.parent.mkdir(parents=True)
+    path.touch()
+    assert find_file(tmp_path / ".cache" / "hub", WeightFile("VL.pth")) == path
+
+
+@needs_links
+def test_links_to_one_file_are_one_file(tmp_path: Path) -> None:
+    blob = tmp_path / "models--x" / "blobs" / "9c"
+    blob.parent.mkdir(parents=True)
+    blob.touch()
+    for snapshot in ("1f", "2e"):
+        folder = tmp_path / "models--x" / "snapshots" / snapshot
+        (folder / "llama").mkdir(parents=True)
+        (folder / "VL.pth").symlink_to(blob)
+    vl = WeightFile("VL.pth")
+    assert find_file(tmp_path, vl, vl) == tmp_path / "models--x" / "snapshots" / "1f" / "VL.pth"
+    assert find_file(tmp_path, WeightFile("llama"), vl) == tmp_path / "models--x" / "snapshots" / "1f" / "llama"
+
+
+def test_of_two_variants_side_by_side_each_has_its_own_files(
+    vicuna_spec: ModelSpec, tiny_weights: Path, tmp_path: Path
+) -> None:
+    shared = {vicuna_spec.video.files.encoder.name, vicuna_spec.video.files.qformer.name}
+    specs = {
+        name: replace(vicuna_spec, files=replace(vicuna_spec.files, vl=WeightFile(f"VL_{name}.pth")))
+        for name in ("Finetuned", "Pretrained")
+    }
+    for name, spec in specs.items():
+        folder = Path(shutil.copytree(tiny_weights, tmp_path / f"7B-{name}", ignore=shutil.ignore_patterns(*shared)))
+        shutil.move(folder / vicuna_spec.files.vl.name, folder / spec.files.vl.name)
+    for file in shared:
+        shutil.copyfile(tiny_weights / file, tmp_path / file)
+    for name, spec in specs.items():
+        sources = {path for part in read_parts(spec, tmp_path) for path in part.sources if path.name not in shared}
+        sources |= set(open_llama(spec, tmp_path).sources)
+        assert {path.parent for path in sources} == {tmp_path / f"7B-{name}", tmp_path / f"7B-{name}" / "llama"}
+    (tmp_path / "7B-Pretrained" / "VL_Finetuned.pth").touch()
+    with pytest.raises(SpecError, match=r"llama: there are two, .*7B-Finetuned.*7B-Pretrained.*keep one, or give"):
+        open_llama(specs["Finetuned"], tmp_path)
 
 
 def test_folder_in_place_of_a_file_is_told(tmp_path: Path) -> None:

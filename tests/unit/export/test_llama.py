@@ -15,9 +15,11 @@ from sentencepiece import SentencePieceProcessor
 from tests.conftest import read_tensors
 from vllama.export.llama import LlamaFolder, open_llama
 from vllama.export.vocabulary import CONTROL, UNUSED
-from vllama.runtime.errors import FileError, MissingFileError
-from vllama.runtime.spec import ModelSpec, WeightFile
+from vllama.runtime.errors import FileError, MissingFileError, SpecError
+from vllama.runtime.registry import find_spec
+from vllama.runtime.spec import LlmDimensions, ModelSpec, WeightFile
 
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n"
 INV_FREQ = "model.layers.0.self_attn.rotary_emb.inv_freq"
 
 
@@ -116,6 +118,35 @@ def test_the_format_that_is_complete_is_taken(folder: Path, vicuna_spec: ModelSp
     assert "pytorch_model.bin" in {path.name for path in open_llama(vicuna_spec, folder.parent).sources}
 
 
+def test_shards_without_leading_zeros_are_a_set(folder: Path, vicuna_spec: ModelSpec) -> None:
+    tensors = read_tensors(folder)
+    (folder / "model.safetensors").unlink()
+    for shard in range(11):
+        part = {name: tensor for number, (name, tensor) in enumerate(tensors.items()) if number % 11 == shard}
+        torch.save(part, folder / f"pytorch_model-{shard + 1}-of-11.bin")
+    same_tensors(open_llama(vicuna_spec, folder.parent), tensors)
+    (folder / "pytorch_model-3-of-11.bin").unlink()
+    with pytest.raises(MissingFileError, match=r"pytorch_model-3-of-11\.bin: there is no such file"):
+        open_llama(vicuna_spec, folder.parent)
+
+
+def test_a_shard_that_lacks_is_named_as_the_others_are(folder: Path, vicuna_spec: ModelSpec) -> None:
+    (folder / "model.safetensors").rename(folder / "model-00012-of-00012.safetensors")
+    with pytest.raises(MissingFileError, match=r"model-00001-of-00012\.safetensors: there is no such file"):
+        open_llama(vicuna_spec, folder.parent)
+
+
+def test_pointers_are_no_set_where_there_is_another(folder: Path, vicuna_spec: ModelSpec) -> None:
+    tensors = read_tensors(folder)
+    (folder / "model.safetensors").unlink()
+    for shard in (1, 2):
+        (folder / f"model-{shard:05}-of-00002.safetensors").write_bytes(POINTER)
+    with pytest.raises(FileError, match=r"model-00001-of-00002\.safetensors: is a Git LFS pointer"):
+        open_llama(vicuna_spec, folder.parent)
+    torch.save(tensors, folder / "pytorch_model.bin")
+    same_tensors(open_llama(vicuna_spec, folder.parent), tensors)
+
+
 def test_a_folder_without_weights_is_missing_them(folder: Path, vicuna_spec: ModelSpec) -> None:
     (folder / "model.safetensors").unlink()
     with pytest.raises(MissingFileError, match=r"no model\*\.safetensors"):
@@ -134,6 +165,33 @@ def test_a_spoilt_file_is_named(name: str, folder: Path, vicuna_spec: ModelSpec)
     (folder / name).write_bytes(b"\xff{[" * 9)
     with pytest.raises(FileError, match=name):
         open_llama(vicuna_spec, folder.parent)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors.index.json", "config.json", "tokenizer.model"])
+def test_a_pointer_in_place_of_a_small_file_is_told(name: str, folder: Path, vicuna_spec: ModelSpec) -> None:
+    (folder / name).write_bytes(POINTER)
+    with pytest.raises(FileError, match=rf"{name}: is a Git LFS pointer"):
+        open_llama(vicuna_spec, folder.parent)
+
+
+@pytest.mark.parametrize("name", ["params.json", "consolidated.00.pth"])
+def test_metas_own_format_is_told(name: str, folder: Path, vicuna_spec: ModelSpec) -> None:
+    (folder / "config.json").unlink()
+    (folder / name).touch()
+    with pytest.raises(FileError, match=rf"llama: is in Meta's own format \({name}\).*convert_llama_weights_to_hf\.py"):
+        open_llama(vicuna_spec, folder.parent)
+
+
+def test_unknown_tensors_that_an_entry_ignores_are_left_out(folder: Path, vicuna_spec: ModelSpec) -> None:
+    tensors = read_tensors(folder)
+    save_file({**tensors, "lora.a": torch.zeros(8)}, folder / "model.safetensors")
+    with pytest.raises(FileError, match=r"lora\.a \(8,\) is no tensor of a LLaMA; .*\(--models\) with `ignored`"):
+        open_llama(vicuna_spec, folder.parent)
+    for ignored, names in ((r"lora\..*", ("lora.a",)), (".*", ("lora.a",))):
+        llm = replace(vicuna_spec.files.llm, ignored=ignored)
+        spec = replace(vicuna_spec, files=replace(vicuna_spec.files, llm=llm))
+        assert open_llama(spec, folder.parent).ignored == names
+    same_tensors(open_llama(spec, folder.parent), tensors)
 
 
 def test_rotary_buffers_are_ignored_by_name(folder: Path, vicuna_spec: ModelSpec) -> None:
@@ -212,8 +270,72 @@ def test_a_merged_folder_wins_over_a_delta(delta: Path, vicuna_spec: ModelSpec) 
 
 def test_a_delta_without_its_base_is_missing_it(delta: Path, vicuna_spec: ModelSpec) -> None:
     shutil.rmtree(delta.with_name("base"))
-    with pytest.raises(MissingFileError, match=r"neither .* nor both base and delta.*its\.home"):
+    with pytest.raises(MissingFileError, match=r"there is no llama, and of delta and base, .* there is no base; fetch"):
         open_llama(delta_spec(vicuna_spec), delta.parent)
+
+
+def test_a_base_without_its_delta_is_missing_it_with_its_source(delta: Path, vicuna_spec: ModelSpec) -> None:
+    shutil.rmtree(delta)
+    with pytest.raises(MissingFileError, match=r"there is no delta \(from its\.home\); fetch"):
+        open_llama(delta_spec(vicuna_spec), delta.parent)
+    shutil.rmtree(delta.with_name("base"))
+    with pytest.raises(MissingFileError, match=r"there is no delta \(from its\.home\) and no base; fetch"):
+        open_llama(delta_spec(vicuna_spec), delta.parent)
+
+
+def test_tensors_that_a_delta_holds_whole_are_its_own(delta: Path, vicuna_spec: ModelSpec) -> None:
+    ziya = find_spec("video-llama-ziya-13b-zh").files.llm_delta_whole
+    spec = delta_spec(vicuna_spec)
+    llama = open_llama(replace(spec, files=replace(spec.files, llm_delta_whole=ziya)), delta.parent)
+    base, added = (load_file(path / "model.safetensors") for path in (delta.with_name("base"), delta))
+    for name in ziya:
+        assert torch.equal(llama.tensor(name), added[name])
+    for name in base.keys() - set(ziya):
+        assert torch.equal(llama.tensor(name), base[name].half() + added[name])
+    with pytest.raises(SpecError, match=r"llm_delta_whole: 'lm_head' is no tensor of a LLaMA"):
+        open_llama(replace(spec, files=replace(spec.files, llm_delta_whole=("lm_head",))), delta.parent)
+
+
+def test_a_delta_in_place_of_a_whole_model_is_refused(folder: Path, vicuna_spec: ModelSpec) -> None:
+    tensors = read_tensors(folder)
+    save_file({name: 0.002 * tensor for name, tensor in tensors.items()}, folder / "model.safetensors")
+    where = r"a delta, not a whole model: the values of model\.norm\.weight are 0\.002 on average; "
+    with pytest.raises(FileError, match=where + "fetch the whole weights, or give an entry of your own"):
+        open_llama(vicuna_spec, folder.parent)
+    with pytest.raises(FileError, match=where + "call it delta and put its base, base, beside it"):
+        open_llama(delta_spec(vicuna_spec), folder.parent)
+
+
+@pytest.mark.parametrize("name", ["num_layers", "num_heads", "num_kv_heads", "intermediate_size", "vocab_size"])
+def test_other_dimensions_than_those_of_the_entry_are_refused(
+    name: str, vicuna_spec: ModelSpec, tiny_weights: Path
+) -> None:
+    config = open_llama(vicuna_spec, tiny_weights).config
+    right = LlmDimensions(
+        config.num_layers, config.num_heads, config.num_kv_heads, config.intermediate_size, config.vocab_size
+    )
+    spec = replace(vicuna_spec, llm=replace(vicuna_spec.llm, dimensions=right))
+    assert open_llama(spec, tiny_weights).config == config
+    number = getattr(right, name)
+    wrong = replace(spec, llm=replace(spec.llm, dimensions=replace(right, **{name: number + 1})))
+    with pytest.raises(
+        FileError, match=rf"config\.json: {name} is {number} and that of tiny-vicuna is {number + 1}; use the weights"
+    ):
+        open_llama(wrong, tiny_weights)
+
+
+def test_of_base_and_delta_the_rows_of_the_delta_count(delta: Path, vicuna_spec: ModelSpec) -> None:
+    spec = delta_spec(vicuna_spec)
+    config = open_llama(spec, delta.parent).config
+    dimensions = LlmDimensions(
+        config.num_layers, config.num_heads, config.num_kv_heads, config.intermediate_size, config.vocab_size
+    )
+    spec = replace(spec, llm=replace(spec.llm, dimensions=dimensions))
+    assert open_llama(spec, delta.parent).config == config
+    v0 = find_spec("video-llama-vicuna-7b").files.llm.source
+    spec = replace(spec, files=replace(spec.files, llm=WeightFile("base", v0)))
+    with pytest.raises(FileError, match=rf"is {config.vocab_size - 1} and .*v0 has 32001 rows, v1\.1 and later 32000"):
+        open_llama(spec, delta.parent)
 
 
 def test_a_delta_of_another_base_is_refused(delta: Path, vicuna_spec: ModelSpec) -> None:

@@ -52,9 +52,11 @@ def random_llama(
         (folder / "config.json").write_text(json.dumps(table), "utf-8")
         config = LlamaConfig(table["vocab_size"], hidden, inner, layers, heads, kv_heads, 1e-6, 1e4, 2048)
         torch.manual_seed(0)
-        save_file(
-            {name: 0.05 * torch.randn(shape) for name, shape in tensor_shapes(config)}, folder / "model.safetensors"
-        )
+        tensors = {
+            name: torch.ones(shape) if len(shape) == 1 else 0.05 * torch.randn(shape)
+            for name, shape in tensor_shapes(config)
+        }
+        save_file(tensors, folder / "model.safetensors")
         spec = replace(vicuna_spec, llm=replace(vicuna_spec.llm, hidden_size=hidden))
         return open_llama(spec, folder.parent), spec
 

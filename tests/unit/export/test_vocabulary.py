@@ -119,6 +119,23 @@ def test_added_tokens_that_make_no_sense_are_refused_by_file(name: str, content:
         read_vocabulary(folder, 1000)
 
 
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", "is a Git LFS pointer, not the file"),
+        (b"\n <!DOCTYPE html><html>Sign in</html>", "is a web page in place of the file"),
+        (b"", "is empty"),
+    ],
+)
+def test_what_is_often_found_in_place_of_a_file_is_told(content: bytes, reason: str, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.model").write_bytes(content)
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(FileError, match=rf"tokenizer\.model: {reason}"):
+        read_vocabulary(tmp_path, 1000)
+    with pytest.raises(FileError, match=rf"config\.json: {reason}"):
+        read_json(tmp_path / "config.json")
+
+
 def test_json_is_an_object_or_an_error_with_its_name(tmp_path: Path) -> None:
     with pytest.raises(MissingFileError, match=r"none\.json: there is no such file"):
         read_json(tmp_path / "none.json")
