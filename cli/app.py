@@ -72,7 +72,7 @@ def _load(name: str) -> Any:
 
 
 def _strict(command: Any) -> Any:
-    """Its options refuse what is no finite number, which passes any `min`."""
+    """Its options refuse what is not a finite number, which passes any `min`."""
     for each in (command, *getattr(command, "commands", {}).values()):
         for option in each.params:
             option.callback = option.callback or _finite
@@ -81,7 +81,7 @@ def _strict(command: Any) -> Any:
 
 def _finite(ctx: Any, option: Any, value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
-        raise typer.BadParameter(f"{value} is no finite number", ctx=ctx, param=option)
+        raise typer.BadParameter(f"{value} is not a finite number", ctx=ctx, param=option)
     return value
 
 

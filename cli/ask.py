@@ -22,7 +22,7 @@ from .render import encoding_bar, evidence_line, print_json, print_stream
 
 
 def ask(
-    clip: Annotated[Path, typer.Argument(readable=False, help="A video, a sound file or a picture.")],
+    clip: Annotated[Path, typer.Argument(parser=options.clip, help="A video, a sound file or a picture.")],
     question: Annotated[
         list[str] | None,
         typer.Argument(

@@ -31,7 +31,8 @@ _FRAME_COLUMNS = 18
 
 def chat(
     video: Annotated[
-        Path | None, typer.Option("--video", readable=False, help="A video, a sound file or a picture.")
+        Path | None,
+        typer.Option("--video", parser=options.clip, metavar="<path>", help="A video, a sound file or a picture."),
     ] = None,
     webcam: options.Webcam = None,
     mic: options.Mic = None,

@@ -25,10 +25,11 @@ from .render import encoding_bar
 from .say import say, shown
 
 _MEDIA = {
-    ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".wmv", ".flv", ".mpg", ".mpeg", ".ts", ".mts", ".m2t", ".m2ts",
-    ".vob", ".mxf", ".3gp", ".3g2", ".ogv", ".gif", ".apng", ".wav", ".mp3", ".m4a", ".aac", ".ac3", ".flac", ".ogg",
-    ".oga", ".opus", ".mka", ".weba", ".wma", ".aif", ".aiff", ".caf", ".amr", ".png", ".jpg", ".jpeg", ".webp",
-    ".avif", ".heic", ".heif", ".bmp", ".ppm", ".tif", ".tiff",
+    ".mp4", ".m4v", ".mov", ".qt", ".mkv", ".webm", ".avi", ".divx", ".wmv", ".asf", ".flv", ".f4v", ".mpg", ".mpeg",
+    ".mod", ".tod", ".ts", ".mts", ".m2t", ".m2ts", ".lrv", ".h264", ".vob", ".mxf", ".3gp", ".3g2", ".ogv", ".gif",
+    ".apng", ".wav", ".mp3", ".m4a", ".m4b", ".aac", ".ac3", ".flac", ".ogg", ".oga", ".opus", ".spx", ".mka", ".weba",
+    ".wma", ".wv", ".au", ".aif", ".aiff", ".caf", ".amr", ".png", ".jpg", ".jpeg", ".jfif", ".webp", ".avif", ".heic",
+    ".heif", ".bmp", ".ppm", ".tif", ".tiff",
 }  # fmt: skip
 _NAMED = 5  # skipped files that are named
 
@@ -58,7 +59,8 @@ index.command()(rm)
 @index.command()
 def add(
     paths: Annotated[
-        list[Path], typer.Argument(metavar="VIDEO...", readable=False, help="Files, and folders with all in them.")
+        list[Path],
+        typer.Argument(metavar="VIDEO...", parser=options.clip, help="Files, and folders with all in them."),
     ],
     fps: Annotated[float, typer.Option(min=0.0, help="Pictures per second; 0: only those of the whole clip.")] = 1.0,
     model: options.Model = None,

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from vllama.runtime import Budget, Engine, Sampling, Span, SpecError, types
+from vllama.runtime import Budget, Engine, MediaError, Sampling, Span, SpecError, types
 from vllama.runtime.bundle import SHIPPED
 from vllama.runtime.engine import GpuLayers as GpuLayersValue
 from vllama.runtime.llm.backbone import MAX_N_CTX
@@ -87,9 +87,7 @@ Webcam = Annotated[
     ),
 ]
 Mic = Annotated[str | None, typer.Option("--mic", metavar="DEVICE", help="A microphone: its number or name.")]
-Window = Annotated[
-    str | None, typer.Option("--window", help="How far back a live question looks; default: 10s.")
-]
+Window = Annotated[str | None, typer.Option("--window", help="How far back a live question looks; default: 10s.")]
 Speech = Annotated[bool, typer.Option("--speech", help="Ask by speaking into the microphone.")]
 SpeechModel = Annotated[
     Path | None,
@@ -170,6 +168,17 @@ def file_size(text: str) -> int:
         raise SpecError(f"{text!r} has no unit; write {found[1]}MB or {found[1]}GB")
     power = " kmg".index(found[2].lower() or " ")
     return int(float(found[1]) * (1024 if found[3] else 1000) ** power)
+
+
+def clip(text: str) -> Path:
+    """What names a clip, or a folder of them.
+
+    Raises:
+        MediaError: it is empty, which would be the folder at hand.
+    """
+    if not text:
+        raise MediaError("the clip's name is empty; give a video, a sound file or a picture")
+    return Path(text)
 
 
 def question(text: str) -> str:

@@ -81,7 +81,8 @@ def write_picture(pixels: NDArray[np.uint8], path: Path) -> None:
 def _write(image: Image.Image, path: Path) -> None:
     kind = Image.registered_extensions().get(path.suffix.lower())
     if kind not in Image.SAVE:  # some kinds can only be read
-        raise FileError(f"{path}: {path.suffix or 'no ending'} is no kind of picture to write; give a .png or .jpg")
+        ending = path.suffix or "no ending"
+        raise FileError(f"{path}: {ending} is not a picture format that can be written; give a .png or .jpg")
     encoded = BytesIO()
     try:
         image.save(encoded, kind)

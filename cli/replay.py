@@ -103,8 +103,10 @@ def _indexed(engine: Engine, path: Path, head: Head, rows: Sequence[Row | Clear]
     note = functools.cache(options.note)
     with encoding_bar() as encoding:
         timeline = engine.index(path, fps=head.fps, audio=head.audio, note=note, progress=encoding)
-        for span in dict.fromkeys(row.where for row in rows if isinstance(row, Row)):
-            engine.index(path, fps=0.0, span=span, audio=head.audio, timeline=timeline, note=note, progress=encoding)
+        asked = dict.fromkeys((row.where, row.long == "memory") for row in rows if isinstance(row, Row))
+        for span, led in asked:
+            fps = 1.0 if span.is_moment and led else 0.0  # as `ask` has it encoded
+            engine.index(path, fps=fps, span=span, audio=head.audio, timeline=timeline, note=note, progress=encoding)
         # Where more was encoded since, the rules may have been content with other pictures than the recorded ones.
         there = [head.there, *(row.came for row in rows if isinstance(row, Row) and row.came)]
         lacking = {number for each in there for number in _find(each, timeline).lacking}

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from vllama.runtime import Budget, Live, SpecError
+from vllama.runtime.live.live import LiveStatus
 from vllama.runtime.live.watching import Score, Switch
 from vllama.runtime.times import make_span, parse_seconds
 
@@ -18,6 +19,7 @@ from . import options
 from .command import Command
 
 _LEAST_KEPT_SECONDS = 60.0
+_ENDED = "ended"  # what the status of a source says that is not tried again
 
 
 def watch(
@@ -49,6 +51,8 @@ def watch(
 ) -> None:
     """Watch for something: a question that yes or no answers is asked of camera and microphone until Ctrl-C.
 
+    A file, where nothing else is watched, is watched to its end.
+
     The score is the probability of yes against no. It begins as off.
     """
     question = options.question(question)
@@ -72,6 +76,7 @@ def watch(
         asked = engine.yes_no(question, live.timeline)
         show = Shower(question, live, as_json=as_json or not sys.stdout.isatty())
         for _ in ticks(step, end):
+            is_last = has_ended(live.status)  # before the score, which is then of all there was
             live.timeline.reach(live.clock.now())
             score = asked.score(span)
             changed = switch.update(score.yes)
@@ -84,6 +89,14 @@ def watch(
                 if bell and switch.state:
                     print("\a", end="", file=sys.stderr, flush=True)
             run.look()
+            if is_last:
+                break
+
+
+def has_ended(status: LiveStatus) -> bool:
+    """Whether nothing more will come of any source: a file's end, which its own note tells of."""
+    sources = [source for source in (status.camera, status.microphone) if source is not None]
+    return all((source.state, source.detail) == ("lost", _ENDED) for source in sources)
 
 
 def ticks(step: float, end: float) -> Iterator[None]:

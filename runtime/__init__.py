@@ -4,7 +4,7 @@ from . import environment as environment
 from .capture.clock import Clock
 from .capture.source import SourceStatus
 from .chat import Chat
-from .engine import Engine
+from .engine import Engine, GpuLayers
 from .errors import (
     BackendError,
     BackendUnavailableError,
@@ -21,14 +21,15 @@ from .errors import (
     SpecError,
     VllamaError,
 )
-from .live.live import Live, LiveStatus
+from .live.live import Live, LiveStatus, Sense
 from .live.live_chat import LiveChat
 from .live.senses import PictureSource, SoundSource
 from .live.watching import Score, Switch, YesNo
+from .llm.llama_context import Kv
 from .prompt import Turn
 from .spec import ModelSpec, Sampling
-from .timeline import Budget, Timeline
-from .types import Delta, Embeds, Frame, Long, Samples, Span, Usage
+from .timeline import Budget, ClipFeature, FrameFeature, Timeline
+from .types import Delta, Embeds, Finish, Frame, Long, Modality, Samples, Span, Usage
 
 __all__ = [
     "BackendError",
@@ -36,6 +37,7 @@ __all__ = [
     "Budget",
     "Chat",
     "ChecksumError",
+    "ClipFeature",
     "Clock",
     "ContextOverflowError",
     "DecodeError",
@@ -45,19 +47,25 @@ __all__ = [
     "Embeds",
     "Engine",
     "FileError",
+    "Finish",
     "Frame",
+    "FrameFeature",
+    "GpuLayers",
+    "Kv",
     "Live",
     "LiveChat",
     "LiveStatus",
     "Long",
     "MediaError",
     "MissingFileError",
+    "Modality",
     "ModelNotFoundError",
     "ModelSpec",
     "PictureSource",
     "Samples",
     "Sampling",
     "Score",
+    "Sense",
     "ShapeError",
     "SoundSource",
     "SourceStatus",

@@ -20,8 +20,8 @@ def ahead(source: Generator[Item, None, None] | Iterator[Item], size: int) -> Ge
     items: queue.Queue[Item | _End] = queue.Queue(size)
     stop = threading.Event()
     thread = threading.Thread(target=_fill, args=(source, items, stop), name="decode", daemon=True)
-    thread.start()
     try:
+        thread.start()
         while True:
             item = items.get()
             if isinstance(item, _End):
@@ -31,7 +31,8 @@ def ahead(source: Generator[Item, None, None] | Iterator[Item], size: int) -> Ge
             yield item
     finally:
         stop.set()
-        thread.join()
+        if thread.is_alive():  # Ctrl-C may have come before it began; it ends by itself then
+            thread.join()
 
 
 class _End:

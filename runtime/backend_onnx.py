@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import weakref
 from collections.abc import Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from functools import cache
@@ -30,6 +31,19 @@ _SILENT = 4  # more than fatal: failures come back as exceptions
 _KERNELS = ("7.5", "8.0", "8.6", "8.9", "9.0", "12.0")  # of onnxruntime-gpu 1.31.1, which has none to compile (PTX)
 
 
+_sessions: weakref.WeakSet[onnxruntime.InferenceSession] = weakref.WeakSet()
+
+
+def _hold_sessions() -> None:
+    """In a process that was forked off a session's end would wait for its threads, which are not here."""
+    for session in _sessions:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(session))
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_hold_sessions)
+
+
 class OnnxBackend:
     """An `onnxruntime.InferenceSession` behind the `Backend` protocol."""
 
@@ -37,18 +51,20 @@ class OnnxBackend:
         if not os.path.isfile(path):
             raise MissingFileError(f"{path}: no such file; export the model again")
         self._path, self._device = path, device
-        self._session: onnxruntime.InferenceSession | None = _open_session(path, device, threads)
-        self._inputs = {i.name: i.shape for i in self._session.get_inputs()}
-        self._outputs = [o.name for o in self._session.get_outputs()]
+        session = _open_session(path, device, threads)
+        _sessions.add(session)
+        self._session: onnxruntime.InferenceSession | None = session
+        self._inputs = {i.name: i.shape for i in session.get_inputs()}
+        self._outputs = [o.name for o in session.get_outputs()]
 
     def run(self, inputs: Mapping[str, Float32]) -> dict[str, Float32]:
         """See `Backend.run`."""
-        ort = _import_onnxruntime()
-        if self._session is None:
+        ort, session = _import_onnxruntime(), self._session  # which another thread may close meanwhile
+        if session is None:
             raise BackendError(f"{self._path.name}: it was closed; open it again")
         self._check(inputs)
         try:
-            outputs = self._session.run(self._outputs, dict(inputs))
+            outputs = session.run(self._outputs, dict(inputs))
         except _failures(ort) as error:
             raise _failure(self._path, self._device, error) from error
         return dict(zip(self._outputs, outputs, strict=True))
@@ -160,6 +176,7 @@ def _import_onnxruntime() -> ModuleType:
     try:
         import onnxruntime
     except ImportError as error:
+        _let_ctrl_c_through(error)
         missing = isinstance(error, ModuleNotFoundError) and error.name == "onnxruntime"
         what = "is not installed" if missing else f"cannot be loaded ({_one_line(error)})"
         raise BackendUnavailableError(
@@ -167,6 +184,14 @@ def _import_onnxruntime() -> ModuleType:
         ) from error
     module: ModuleType = onnxruntime
     return module
+
+
+def _let_ctrl_c_through(error: BaseException | None) -> None:
+    """ONNX Runtime's own import turns what its parts raise into an ImportError."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            raise error
+        error = error.__cause__ or error.__context__
 
 
 def _failures(ort: ModuleType) -> tuple[type[Exception], ...]:

@@ -150,7 +150,7 @@ def _kept_bundles() -> list[Path]:
     except FileNotFoundError:
         return []
     except NotADirectoryError as error:
-        raise FileError(f"{folder}: is no folder; set VLLAMA_MODELS to one, or name a bundle with --model") from error
+        raise FileError(f"{folder}: is not a folder; set VLLAMA_MODELS to one, or name a bundle by --model") from error
     except OSError as error:
         raise FileError(f"{folder}: {error.strerror}; check its permissions, or name a bundle with --model") from error
     for path in there:

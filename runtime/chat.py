@@ -6,6 +6,7 @@ import secrets
 import threading
 import time
 from collections.abc import Generator
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import get_args
 
@@ -20,7 +21,7 @@ from .segments import Segment, segments_that_fit
 from .spec import ModelSpec, Sampling
 from .timeline import Timeline
 from .times import check_span, ms_since
-from .types import Delta, Embeds, Finish, Long, Span, Usage
+from .types import Delta, Embeds, Finish, Long, Span, Usage, is_whole
 from .view import View, Viewer
 
 _SEEDS = 2**32 - 1  # llama.cpp takes this value itself for "draw one"
@@ -54,6 +55,16 @@ class _Written:
         return (len(self.tokens) - 1) / (time.perf_counter() - self.first) if len(self.tokens) > 1 else 0.0
 
 
+@dataclass
+class _Running:
+    """An answer that is not over. cancelled: ends it. turn, media: what it is kept with."""
+
+    written: _Written
+    cancelled: threading.Event
+    turn: Turn
+    media: Media
+
+
 class Chat:
     """Questions and answers in turn; made by `Engine.chat`.
 
@@ -61,7 +72,7 @@ class Chat:
     another span is named. What was read stays in the KV cache. When the context is full, the oldest questions and
     answers are left out, or the model's own summary of them takes their place; the media never are.
 
-    Use it from the thread that uses its engine; `cancel` alone may come from any.
+    Use it from one thread at a time, as its engine; `cancel` alone may come from any.
     """
 
     _history_class: type[History] = History
@@ -84,6 +95,7 @@ class Chat:
         self._viewer = Viewer(timeline, encoders, spec, audio=audio)
         self._history = self._history_class(spec, backbone, summarise=summarise)
         self._view: View | None = None
+        self._running: _Running | None = None
         self._segments: Segments = []
         self._unbilled_ms = timeline.encode_ms
         self._cancelled = threading.Event()  # the answer that is being made
@@ -116,7 +128,8 @@ class Chat:
     ) -> Generator[Delta, None, None]:
         """Answer a question, piece by piece; the last piece has the `Usage`.
 
-        `close` of what this returns stops the answer; what was said until then stays in the conversation.
+        `close` of what this returns stops the answer; what was said until then stays in the conversation. The next
+        question of any conversation of the engine stops it too: its last piece says "cancelled" then.
 
         Args:
             question: what the user asks; never parsed for control tokens.
@@ -130,21 +143,24 @@ class Chat:
             seed: 0 to 2**32 - 2; drawn if None, and reported.
 
         Raises:
-            SpecError: the question is empty, the seed out of range, the clip ends before the span begins, or `long` is
-                none of those or nothing for this model.
-            ContextOverflowError: the question and the media do not fit n_ctx; nothing was decoded.
-            BackendError: a part failed.
+            SpecError: at the call: the question is empty, the seed out of range, the clip ends before the span begins,
+                or `long` is none of those; with the first piece: `long` is nothing for this model.
+            ContextOverflowError: with the first piece: the question and the media do not fit n_ctx; nothing was
+                decoded.
+            MediaError: with the first piece, live: nothing was seen or heard in the span.
+            BackendError: with any piece: a part failed, the engine was closed, or is answering in another thread.
         """
         _check_long(long)
         if not question.strip():
             raise SpecError("the question is empty; write one")
-        if seed is not None and not 0 <= seed < _SEEDS:
-            raise SpecError(f"seed is {seed}; use 0 to {_SEEDS - 1}")
+        if seed is not None and not (is_whole(seed) and 0 <= seed < _SEEDS):
+            raise SpecError(f"seed is {seed}; use a whole number from 0 to {_SEEDS - 1}")
         if not self.timeline.live:
             check_span(span, self.timeline.duration)
         drawn = secrets.randbelow(_SEEDS) if seed is None else seed
         self._asked = threading.Event()
-        return self._answer(question, span, long, sampling or self._spec.llm.sampling, drawn, self._asked)
+        sampling = sampling or self._spec.llm.sampling
+        return self._in_steps(self._answer(question, span, long, sampling, drawn, self._asked))
 
     def prepare(self, span: Span | None = None, *, long: Long | None = None, keep: bool = False) -> None:
         """Begin to read, in the background, all that the next question's prompt starts with; returns at once.
@@ -158,10 +174,15 @@ class Chat:
 
         Raises:
             SpecError: `long` is none of those in `ask`, or nothing for this model.
-            BackendError: a part failed, perhaps while it read what was prepared before.
+            BackendError: a part failed, perhaps while it read what was prepared before; or as `ask`.
             FileError: it cannot be kept.
         """
         _check_long(long)
+        with self._backbone.used():
+            self._prepare(span, long, keep)
+
+    def _prepare(self, span: Span | None, long: Long | None, keep: bool) -> None:
+        self._leave()
         try:
             opening = self._opening(self._look(span, long))
             is_kept = self._restore(opening)
@@ -174,6 +195,7 @@ class Chat:
 
     def clear(self) -> None:
         """Forget what was said; the timeline stays."""
+        self._leave()
         self._history.clear()
         self._view = None
 
@@ -186,6 +208,32 @@ class Chat:
             answer.set()
             self._backbone.cancel(answer)
 
+    def _in_steps(self, answer: Generator[Delta, None, None]) -> Generator[Delta, None, None]:
+        """Each piece of it for one thread alone."""
+        with closing(answer):
+            while True:
+                with self._backbone.used():
+                    delta = next(answer, None)
+                if delta is None:
+                    return
+                yield delta
+
+    def _leave(self) -> None:
+        """End an answer that was left half-way: what it said stands before what comes now."""
+        if self._running is not None:
+            self._running.cancelled.set()
+            self._backbone.cancel(self._running.cancelled)
+            self._keep(self._running)
+
+    def _keep(self, answer: _Running) -> str:
+        """Keep what an answer said in the conversation, once; returns it."""
+        prompt = self._spec.prompt
+        text = answer_text(answer.written.raw.decode("utf-8", "replace"), prompt.stop, prompt.keep_after)
+        if answer is self._running:
+            self._running = None
+            self._history.add(replace(answer.turn, answer=text), answer.media)
+        return text
+
     def _answer(
         self,
         question: str,
@@ -196,6 +244,7 @@ class Chat:
         cancelled: threading.Event,
     ) -> Generator[Delta, None, None]:
         asked = time.perf_counter()
+        self._leave()
         self._cancelled = cancelled
         view = self._look(span, long)
         turn = Turn(question, view.media if view is not self._view else Media())
@@ -212,12 +261,12 @@ class Chat:
         prefill_ms = ms_since(reading)
         self._view, self._unbilled_ms = view, 0.0
 
-        written, prompt = _Written(asked), self._spec.prompt
+        written = _Written(asked)
+        running = self._running = _Running(written, cancelled, turn, view.media)
         try:
             yield from self._write(written, sampling, seed)
         finally:
-            answer = answer_text(written.raw.decode("utf-8", "replace"), prompt.stop, prompt.keep_after)
-            self._history.add(replace(turn, answer=answer), view.media)
+            answer = self._keep(running)
         yield Delta(
             "",
             Usage(

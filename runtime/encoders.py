@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -12,6 +13,7 @@ from .backend import Backend, open_graph
 from .bundle import Bundle
 from .errors import BackendError
 from .fbank import clip_fbanks
+from .llm.worker import check_process
 from .memory import extended_positions
 from .pixels import pixel_values
 from .placement import Placement
@@ -21,7 +23,7 @@ from .types import Embeds, Float32, Frame, Modality, Samples
 class Encoders:
     """Opens each graph when it is first needed, so that a saved timeline never opens the vision encoder.
 
-    Whatever runs a graph raises a BackendError where it cannot run, or was closed.
+    Whatever runs a graph raises a BackendError where it cannot run, was closed, or opened before a fork.
     """
 
     def __init__(self, bundle: Bundle, placement: Placement | None = None, threads: int | None = None) -> None:
@@ -31,6 +33,7 @@ class Encoders:
         self._threads = threads
         self._open: dict[str, Backend] = {}
         self._closed = False
+        self._pid = os.getpid()
         self._lock = threading.Lock()
         self._positions = bundle.positions()
 
@@ -46,12 +49,21 @@ class Encoders:
         return qformer.query_tokens, qformer.hidden_size
 
     def frame_features(self, frames: Sequence[Frame]) -> Float32:
-        """Pictures -> (n, query_tokens, hidden_size), before their positions in time are added."""
+        """Pictures -> (n, query_tokens, hidden_size), before their positions in time are added.
+
+        Raises:
+            ShapeError: there are none, or they are not as `pixel_values` takes them.
+        """
         pixels = pixel_values(frames, self._bundle.spec.video)
         return self._in_batches("frames", "frame_features", pixel_values=pixels)
 
     def clip_features(self, clips: Sequence[Samples]) -> Float32:
-        """Clips of one recording in order -> (n, output_size); overlapping clips share one removal of means."""
+        """Clips of one recording in order -> (n, output_size); overlapping clips share one removal of means.
+
+        Raises:
+            ShapeError: there are none, or they are not as `clip_fbanks` takes them.
+            MediaError: one is shorter than a window of the filterbank.
+        """
         assert self._bundle.spec.audio is not None
         return self._in_batches("clips", "clip_features", fbank=np.stack(clip_fbanks(clips, self._bundle.spec.audio)))
 
@@ -84,11 +96,13 @@ class Encoders:
                 self._open = {name: graph for name, graph in self._open.items() if name in ("video", "audio")}
 
     def close(self) -> None:
-        """Close every graph that was opened; a second call does nothing.
+        """Close every graph that was opened; a second call does nothing, nor does one in a process that was forked off.
 
         Raises:
             BackendError: one cannot be closed; the others are.
         """
+        if os.getpid() != self._pid:  # it would wait for the graphs' threads, which are not here
+            return
         with self._lock, ExitStack() as stack:
             self._closed = True
             for backend in self._open.values():
@@ -101,15 +115,21 @@ class Encoders:
     def __exit__(self, *error: object) -> None:
         self.close()
 
+    def check_open(self) -> None:
+        """Raise BackendError where they were closed, or opened before a fork."""
+        check_process(self._pid)
+        if self._closed:
+            raise BackendError("the encoders were closed; open the model again")
+
     def _in_batches(self, graph: str, output: str, **rows: Float32) -> Float32:
         ((name, values),) = rows.items()
         starts = range(0, len(values), self.batch)
         return np.concatenate([self._run(graph, **{name: values[i : i + self.batch]})[output] for i in starts])
 
     def _run(self, graph: str, **inputs: Float32) -> dict[str, Float32]:
+        check_process(self._pid)  # before the lock, which may have been held then
         with self._lock:
-            if self._closed:
-                raise BackendError("the encoders were closed; open the model again")
+            self.check_open()
             if graph not in self._open:
                 self._open[graph] = open_graph(self._bundle, graph, self._placement, self._threads)
             backend = self._open[graph]

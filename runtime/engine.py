@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Literal, get_args, overload
@@ -26,9 +26,10 @@ from .llm.llm_file import read_llm_facts
 from .machine import physical_cores
 from .placement import place
 from .plan import encoders_gpu_bytes, graph_needs, layers_that_fit, usable_bytes
+from .seen import see_pictures
 from .spec import ModelSpec
 from .timeline import Budget, Timeline
-from .types import Span
+from .types import Frame, Span, shown
 
 MEMORY_BYTES = 256_000_000  # of a live source's features, where nothing else is asked for
 _MOST_FPS = 60.0  # of a camera
@@ -40,8 +41,10 @@ class Engine:
     """An open model. Use it in a `with` block, or `close` it.
 
     One thread at a time uses an engine and its conversations, which have one language model between them: they may take
-    turns, and the next question ends an answer of another one that is still running. `Chat.cancel` alone may come from
-    any thread.
+    turns, and the next question ends an answer of another one that is still running. While a piece of an answer is made
+    other threads get a BackendError; for whole answers hold a lock of your own, or open one engine per thread.
+    `Chat.cancel` and `close` may come from any thread. An engine does not live through a fork: there `close` does
+    nothing, and whatever else needs it raises a BackendError.
 
     Attributes:
         bundle: what it was opened from.
@@ -164,7 +167,9 @@ class Engine:
             path: the file.
             fps: pictures per second beside those of the whole-clip rule, and all of the sound; 0: only what the rule
                 asks for, which of a span may be nothing.
-            span: seconds a question will be about: what the rule asks for there is encoded too.
+            span: seconds a question will be about: what the rule asks for there is encoded too. Of a moment no more
+                than a question about it can use: the sound around it, and the pictures there or, with fps above 0, all
+                that led up to it.
             audio: False leaves the sound out.
             timeline: one that an earlier call gave for this file; it is extended and returned.
             must_save: a cache that cannot be written is an error, not a note.
@@ -177,11 +182,26 @@ class Engine:
             FileError: it cannot be saved and must be; timeline is of another file.
         """
         if not 0.0 <= fps <= DENSEST_FPS:
-            raise SpecError(f"fps is {fps:g}; use 0 to {DENSEST_FPS:g}")
+            raise SpecError(f"fps is {shown(fps)}; use 0 to {DENSEST_FPS:g}")
         need = Need(fps, None if span == Span.whole() else span, audio)
         return self._library.index(
             Path(path), need, timeline=timeline, must_save=must_save, note=note, progress=progress
         )
+
+    def see(self, frames: Iterable[Frame]) -> Timeline:
+        """Encode pictures that are in memory, each of them; nothing is saved. A single one is a picture, more a video.
+
+        Args:
+            frames: at least one. pixels: uint8 (h, w, 3), RGB, of any size; they are stretched to the model's as those
+                of a picture file are. time: seconds, 0 or more, later than that of the one before. They are numbered as
+                they come: index is not looked at.
+
+        Raises:
+            ShapeError: a picture is not so.
+            SpecError: there is none, or a time is not so.
+            BackendError: a part failed, or the engine was closed.
+        """
+        return see_pictures(frames, self.bundle, self._encoders)
 
     def watch(
         self,
@@ -204,6 +224,7 @@ class Engine:
         Raises:
             SpecError: neither camera nor microphone, no useful fps, or a model that cannot hear.
             DeviceError: the camera or the microphone cannot be opened.
+            BackendError: the engine was closed.
         """
         self._check_live(camera, microphone, fps)  # before a device is opened
         clock = Clock()
@@ -238,7 +259,7 @@ class Engine:
         """As `watch`, with sources of one's own on one clock; they are closed with the result.
 
         Raises:
-            SpecError: as `watch`; the sources stay open.
+            SpecError, BackendError: as `watch`; the sources stay open.
         """
         self._check_live(camera, microphone, fps)
         timeline = Timeline(
@@ -270,6 +291,7 @@ class Engine:
         Raises:
             FileError: the timeline was made by other encoders.
             SpecError: the engine was opened to index only, or a live conversation is to be summarised.
+            BackendError: the engine was closed.
         """
         timeline, backbone = self._answering(timeline)
         if timeline.live and summarise:
@@ -297,26 +319,30 @@ class Engine:
                 f"the timeline was made by encoders {timeline.model[:8]}.., not {self.bundle.encoders_hash[:8]}..; "
                 f"index the clip with {self.spec.name}"
             )
+        self.backbone.check_open()
         return timeline, self.backbone
 
     def _check_live(self, camera: object, microphone: object, fps: float) -> None:
         if camera is None and microphone is None:
             raise SpecError("there is neither camera nor microphone; give one")
         if not 0.0 < fps <= _MOST_FPS:
-            raise SpecError(f"fps is {fps:g}; use more than 0, and at most {_MOST_FPS:g}")
+            raise SpecError(f"fps is {shown(fps)}; use more than 0, and at most {_MOST_FPS:g}")
         if microphone is not None and self.spec.audio is None:
             raise SpecError(f"{self.spec.name} has no audio branch and cannot hear; leave the microphone out")
+        self._encoders.check_open()
 
     def close(self) -> None:
         """Give everything back; a second call does nothing. What needs it then raises a BackendError.
+
+        An answer that another thread is reading ends, and is waited for.
 
         Raises:
             BackendError: a part failed, perhaps while it read what was prepared; all others are closed.
         """
         with ExitStack() as stack:
+            stack.callback(self._encoders.close)
             if self._backbone is not None:
-                stack.callback(self._backbone.close)
-            self._encoders.close()
+                self._backbone.close()
 
     def __enter__(self) -> Engine:
         return self

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from fractions import Fraction
 
 import numpy as np
 
-from .errors import MediaError
+from .errors import MediaError, ShapeError
 from .spec import AudioSpec
-from .types import Float32, Samples
+from .types import Float32, Samples, kind_of
 
 _PRE_EMPHASIS = 0.97
 _LOW_HZ = 20.0
@@ -45,17 +46,20 @@ def clip_fbanks(clips: Sequence[Samples], spec: AudioSpec) -> list[Float32]:
     what the earlier ones left, with a step where one of them ended.
 
     Args:
-        clips: at spec.sample_rate, in the order of the recording.
+        clips: at least one, at spec.sample_rate, in the order of the recording.
 
     Raises:
+        ShapeError: they are not as `Samples` says, not finite, or at another rate.
         MediaError: a clip is shorter than one analysis window.
 
     Source: Video-LLaMA 64888c0, video_llama/models/ImageBind/data.py, waveform2melspec.
     """
+    if not clips:
+        raise ShapeError("there is no sound to encode; give at least one clip")
     removed: list[tuple[int, int, np.float32]] = []
     fbanks = []
     for clip in clips:
-        assert clip.sample_rate == spec.sample_rate, clip.sample_rate
+        _check(clip, spec)
         first = round((clip.start - clips[0].start) * spec.sample_rate)
         data = clip.data.copy()
         for start, end, mean in removed:
@@ -96,6 +100,16 @@ def fbank(samples: Float32, spec: AudioSpec) -> Float32:
     mel = power[:, :-1] @ _mel_triangles(spec.num_mel_bins, padded, spec.sample_rate)
     log_mel: Float32 = np.log(np.maximum(mel, _FLOOR)).T.astype(np.float32)
     return log_mel
+
+
+def _check(clip: Samples, spec: AudioSpec) -> None:
+    data = clip.data
+    if not isinstance(data, np.ndarray) or data.dtype != np.float32 or data.ndim != 2 or not len(data):
+        raise ShapeError(f"sound is {kind_of(data)} and the encoder takes float32 (channels, n); convert it to that")
+    if clip.sample_rate != spec.sample_rate:
+        raise ShapeError(f"sound is at {clip.sample_rate} Hz and the encoder takes {spec.sample_rate} Hz; resample it")
+    if not (np.isfinite(data).all() and math.isfinite(clip.start)):
+        raise ShapeError(f"sound from {clip.start} s is not finite; give numbers from -1 to 1")
 
 
 def _normalised(mel: Float32, spec: AudioSpec) -> Float32:

@@ -27,6 +27,7 @@ _TICK = 1e-6  # seconds, by which a picture may seem to be late through rounding
 _PICTURES_AHEAD = 4
 _MOST_HELD = 32  # pictures, new ones and repeats, before those that are new are encoded
 _SOUNDS_AHEAD = 8
+_AROUND_FPS = 1.0  # pictures per second around a moment
 Bounds = tuple[int, int]
 
 
@@ -34,12 +35,24 @@ Bounds = tuple[int, int]
 class Need:
     """What is asked for beside the whole-clip rule.
 
-    fps: pictures per second, and above 0 all of the sound. span: what the rule asks for there. audio: False: no sound.
+    fps: pictures per second, and above 0 all of the sound. span: what the rule asks for there; a moment: no more than
+    a question about it can use, the sound around it and the pictures there or, with fps above 0, all until then.
+    audio: False: no sound.
     """
 
     fps: float = 0.0
     span: Span | None = None
     audio: bool = True
+
+    @property
+    def is_of_moment(self) -> bool:
+        """Whether the rest of the clip is not asked for."""
+        return self.span is not None and self.span.is_moment
+
+    @property
+    def fps_throughout(self) -> float:
+        """Pictures per second of the whole clip."""
+        return 0.0 if self.is_of_moment else self.fps
 
 
 @dataclass(frozen=True)
@@ -239,9 +252,14 @@ def _wanted_frames(info: MediaInfo, timeline: Timeline, need: Need, num_frames: 
     """Those that a rule asks for, and those beside them."""
     times = info.frame_times
     wanted, beside = set(frame_indices(num_frames, len(times))), set[int]()
-    if need.fps > 0 and info.kind == "video":
-        grid = np.arange(0.0, info.duration, 1.0 / need.fps)
+    fps = need.fps or (_AROUND_FPS if need.is_of_moment else 0.0)
+    if fps > 0 and info.kind == "video":
+        grid = np.arange(0.0, info.duration, 1.0 / fps)
         beside.update(int(i) for i in np.searchsorted(times, grid + _TICK, "right") - 1 if i >= 0)
+    if need.span is not None and need.span.is_moment:
+        around = need.span.within(info.duration)
+        start = 0.0 if need.fps > 0 else around.start
+        beside = {i for i in beside if start <= times[i] <= around.end}
     if need.span is not None and not _is_dense(timeline, need.span, num_frames):
         cut = need.span.within(info.duration)
         first, last = (int(i) for i in (np.searchsorted(times, cut.start), np.searchsorted(times, cut.end, "right")))
@@ -257,11 +275,14 @@ def _wanted_clips(info: MediaInfo, timeline: Timeline, need: Need, spec: AudioSp
     starts: set[int] = set()
     if timeline.listened:
         return []
-    if need.fps > 0:
+    cut = None if need.span is None else need.span.within(info.duration)
+    if need.fps > 0 or need.is_of_moment:
         # Half overlapping, so that whatever happens is whole in one of them; the last one ends with the sound.
         starts = {*range(0, last, max(size // 2, 1)), last}
-    elif need.span is not None:
-        cut = need.span.within(info.duration)
+        if cut is not None and need.is_of_moment:
+            first, end = (round((second - info.sound_start) * spec.sample_rate) for second in (cut.start, cut.end))
+            starts = {start for start in starts if first - size <= start <= end}
+    elif cut is not None:
         seconds = rule_over(cut, spec.num_clips, spec.clip_seconds) - info.sound_start
         starts = {min(max(round(value * spec.sample_rate), 0), last) for value in seconds}
     return [

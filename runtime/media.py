@@ -5,29 +5,32 @@ from __future__ import annotations
 from array import array
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 from av.container import InputContainer
 from numpy.typing import NDArray
 
+from .container import audio_stream, audio_tracks, opened, video_stream
 from .errors import DecodeError, MediaError
+from .fields import Fields
 from .scaling import Scaler
+from .soundtrack import Heard, first_sound
 from .stills import is_still, read_still
-from .types import Float32, Frame, Modality, Samples
-from .whole import MP4, check_bytes, check_seconds
+from .types import Frame, Modality
+from .whole import MP4, check_bytes, check_protection, check_seconds, may_be_cut
 
 _UNTIMED = -(1 << 63)  # FFmpeg's own sign for it
 _SEEK_FRAMES = 300  # a seek costs about as much as decoding so many pictures
 _MAYBE_BROKEN = ("mpegts", "wav")  # a broadcast has holes; the last block of a WAV may be short
+_JUMP_SECONDS = (1.0, 3600.0)  # back or forth; what is between is the order of decoding, or a gap
+_BROADCASTS = ("mpegts", "mpeg")  # whose clock may be set on the way, also where files are joined
 _NO_TIMES = ("avi",)  # FFmpeg counts its packets in the order of decoding
 # What FFmpeg makes of texts: a letter typed out as a film, a list of files whose content is not this file's.
 _TEXTS = ("tty", "bin", "xbin", "adf", "idf", "concat", "hls", "dash")
-_MAX_SAMPLE_RATE = 1_000_000
-_GAP_SECONDS = (0.1, 3600.0)  # less is rounding, or a clock that drifts; more is a clock that was set
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +39,10 @@ class MediaInfo:
 
     frame_times: seconds of each picture in display order, empty without pictures. frame_rate: average per second, 0 of
     a picture or sound file. duration: seconds of the longer of picture and sound. sound_start: seconds at which the
-    sound begins. tracks: of sound, one of which is heard: that which FFmpeg likes best.
+    sound begins. tracks: of sound that can be decoded. track: the one of them that is heard, counted from 1: that which
+    FFmpeg likes best. language: of that one, as the file says it. other_track: one that is not heard, counted from 0
+    among all, as FFmpeg does. may_be_cut: its last page is missing, or it never had one. heard: what reading its sound
+    has found out.
     """
 
     path: Path
@@ -47,22 +53,86 @@ class MediaInfo:
     has_audio: bool
     sound_start: float = 0.0
     tracks: int = 0
+    track: int = 1
+    language: str = ""
+    other_track: int = 1
+    may_be_cut: bool = False
+    heard: Heard = field(default_factory=Heard, repr=False)
     _pts: NDArray[np.int64] | None = field(default=None, repr=False)  # in display order; None: count the pictures
     _keyframes: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64), repr=False)
+    counts_by_clock: bool = field(default=False, repr=False)  # the sound: its packets follow without a gap
+
+    def sound_notes(self) -> list[str]:
+        """What a listener should know: which of several sound tracks is heard, and how to hear another one."""
+        notes = []
+        if self.tracks > 1:
+            language = f" ({self.language})" if self.language else ""
+            pictures = "-map 0:v " if self.kind == "video" else ""
+            notes.append(
+                f"hears sound track {self.track} of {self.tracks}{language}; "
+                f"for another: ffmpeg -i FILE {pictures}-map 0:a:{self.other_track} -c copy NEW.mkv"
+            )
+        if self.may_be_cut:
+            notes.append("its last page is missing, so it may be cut; recordings of web radio have none either")
+        return notes
 
 
 @dataclass
 class _Packets:
     """What demuxing tells of one stream, without decoding: hours of packets, so not as Python's numbers.
 
-    tick: seconds of one unit of its times.
+    tick: seconds of one unit of its times. fields: of interlaced H.264, whose pictures may come as two packets.
+    is_even: each packet begins where the one before it ends, and is as long. jumps: one begins long before that, or
+    longer after it than any gap lasts: files were joined.
     """
 
     tick: float = 0.0
+    fields: Fields | None = None
     pts: array[int] = field(default_factory=lambda: array("q"))  # _UNTIMED where a packet has none
     keyframes: array[int] = field(default_factory=lambda: array("q"))  # of pictures
+    before_second: int | None = None  # how many came before the second of them
     end: int = 0
     length: int = 0  # of all together
+    is_even: bool = True
+    jumps: bool = False
+    is_paired: bool = False  # a picture came as two packets, of which the first counts
+    _is_half: bool = False  # the last one of pts is such a first one
+    _first: int = 0  # durations
+    _last: int = 0
+
+    def add(self, packet: av.Packet[Any]) -> None:
+        """Take note of the next one."""
+        is_second = self.fields is not None and self.fields.is_second(bytes(packet))
+        self.is_paired |= is_second
+        if not is_second:
+            self.drop_half()
+        self._is_half = False
+        if packet.is_keyframe and packet.pts is not None and not is_second:
+            self.keyframes.append(packet.pts)
+            if len(self.keyframes) == 2:
+                self.before_second = len(self.pts)
+        if packet.is_discard:  # decoded, but an edit list hides it
+            return
+        if not is_second:
+            self.pts.append(_UNTIMED if packet.pts is None else packet.pts)
+            self._is_half = self.fields is not None and self.fields.is_open
+        self._add_time(packet.pts, packet.duration or 0)
+
+    def drop_half(self) -> None:
+        """Forget the last one if it is a field whose other one is missing: the decoder does not show it."""
+        if self._is_half:
+            self.pts.pop()
+
+    def _add_time(self, pts: int | None, duration: int) -> None:
+        if pts is None:
+            self.is_even = False
+            return
+        if self.length:
+            self.is_even &= pts == self.end and self._last in (0, self._first)
+            self.jumps |= not -_JUMP_SECONDS[0] <= (pts - self.end) * self.tick <= _JUMP_SECONDS[1]
+        self._first, self._last = self._first or duration, duration
+        self.end = max(self.end if self.length else pts, pts + duration)
+        self.length += duration
 
 
 def probe(path: Path) -> MediaInfo:
@@ -76,19 +146,22 @@ def probe(path: Path) -> MediaInfo:
     if is_still(path):
         return MediaInfo(path, "image", np.zeros(1), 0.0, 0.0, False)
     check_bytes(path)
+    check_protection(path)
     with opened(path) as container:
-        video, audio = _video_stream(container), _audio_stream(container)
+        video, audio = video_stream(container), audio_stream(container)
         if (video is None and audio is None) or container.format.name in _TEXTS:
             raise MediaError(f"{path}: holds neither picture nor sound; use a video, a sound file or a picture")
         found = _demux(path, container, [stream for stream in (video, audio) if stream is not None])
         check_seconds(path, container, {index: packets.end * packets.tick for index, packets in found.items()})
-        form, tracks = container.format.name, len(container.streams.audio)
+        form = container.format.name
+        tracks, track, language, other = _tracks(container, audio)
         rate = _frame_rate(video) if video is not None else 0.0
         pictures = found[video.index] if video is not None else _Packets()
         sound = found[audio.index] if audio is not None else _Packets()
     if not pictures.pts and not sound.pts:
         raise DecodeError(f"{path}: holds no whole picture and no sound; it may be cut, get the file again")
-    return replace(_on_one_clock(path, form, rate, pictures, sound), tracks=tracks)
+    info = _on_one_clock(path, form, rate, pictures, sound)
+    return replace(info, tracks=tracks, track=track, language=language, other_track=other, may_be_cut=may_be_cut(path))
 
 
 def read_frames(info: MediaInfo, wanted: Sequence[int], size: int) -> Iterator[Frame]:
@@ -113,72 +186,6 @@ def read_frames(info: MediaInfo, wanted: Sequence[int], size: int) -> Iterator[F
         raise DecodeError(f"{info.path}: picture {left[0]} cannot be decoded; it may be damaged, get the file again")
 
 
-def read_sound(info: MediaInfo) -> Iterator[Samples]:
-    """All sound, block by block: every channel at the file's own rate, in [-1, 1], silence where the file has a gap.
-
-    Upstream closes gaps, and hears all that comes after one too early.
-
-    Raises:
-        DecodeError: it cannot be decoded, changes its rate or channels on the way, or holds what is no number.
-    """
-    form: tuple[int, int] | None = None
-    begun: float | None = None
-    done = 0
-    with opened(info.path, "its sound ", "convert it, or use --no-audio") as container:
-        stream = _audio_stream(container)
-        assert stream is not None
-        for frame in container.decode(stream):
-            data, rate = _channels(frame), frame.sample_rate
-            form = form or (rate, len(data))
-            _check_sound(info.path, data, rate, form)
-            if frame.time is not None:
-                begun = frame.time if begun is None else begun
-                gap = frame.time - begun - done / rate
-                for count in _blocks(gap, rate):
-                    yield Samples(info.sound_start + done / rate, np.zeros((len(data), count), np.float32), rate)
-                    done += count
-            yield Samples(info.sound_start + done / rate, data, rate)
-            done += data.shape[1]
-
-
-def _blocks(gap: float, rate: int) -> Iterator[int]:
-    """The samples of a gap of so many seconds, a second of them at most at a time; none where it is no real one."""
-    left = round(gap * rate) if _GAP_SECONDS[0] <= gap <= _GAP_SECONDS[1] else 0
-    while left > 0:
-        yield min(left, rate)
-        left -= rate
-
-
-def _check_sound(path: Path, data: Float32, rate: int, form: tuple[int, int]) -> None:
-    if not np.isfinite(data).all():
-        raise DecodeError(f"{path}: its sound holds values that are no numbers; convert it, or use --no-audio")
-    if rate > _MAX_SAMPLE_RATE:
-        raise DecodeError(
-            f"{path}: its sound has {rate} Hz, more than {_MAX_SAMPLE_RATE}; convert it to 48000 Hz, or use --no-audio"
-        )
-    if form != (rate, len(data)):
-        raise DecodeError(
-            f"{path}: its sound changes from {form[0]} Hz, {form[1]} channels to {rate} Hz, "
-            f"{len(data)} channels; convert it to one form, or use --no-audio"
-        )
-
-
-@contextmanager
-def opened(
-    path: Path, what: str = "", then: str = "it may be cut or no media file, get it again"
-) -> Iterator[InputContainer]:
-    """An open file whose failures, also those met while reading, are ours."""
-    try:
-        # Absolute, for FFmpeg takes the start of "12:30.mp4" for a protocol.
-        with av.open(path.absolute(), metadata_errors="replace") as container:
-            yield container
-    except av.error.FFmpegError as error:
-        reason = (error.strerror or str(error)).lower()
-        if reason.startswith("error number"):  # one that FFmpeg has no words for
-            reason = "damaged data"
-        raise DecodeError(f"{path}: {what}cannot be decoded ({reason}); {then}") from error
-
-
 def _check_file(path: Path) -> None:
     try:
         if not path.exists():
@@ -193,20 +200,14 @@ def _check_file(path: Path) -> None:
         raise MediaError(f"{path}: is empty; get the file again")
 
 
-def _video_stream(container: InputContainer) -> av.VideoStream | None:
-    """The one FFmpeg likes best, if it is not the cover of a sound file."""
-    covers = av.stream.Disposition.attached_pic
-    for stream in (container.streams.best("video"), *container.streams.video):
-        if isinstance(stream, av.VideoStream) and not stream.disposition & covers:
-            return stream
-    return None
-
-
-def _audio_stream(container: InputContainer) -> av.AudioStream | None:
-    """The one FFmpeg likes best."""
-    stream = container.streams.best("audio")
-    assert stream is None or isinstance(stream, av.AudioStream)
-    return stream
+def _tracks(container: InputContainer, heard: av.AudioStream | None) -> tuple[int, int, str, int]:
+    """What MediaInfo says of sound tracks: tracks, track, language and other_track."""
+    every, able = container.streams.audio, audio_tracks(container)
+    if heard not in able:
+        return len(every), 1, "", 1
+    language = heard.metadata.get("language", "und")
+    other = next((number for number, stream in enumerate(every) if stream in able and stream != heard), 1)
+    return len(able), 1 + able.index(heard), "" if language == "und" else language, other
 
 
 def _frame_rate(video: av.VideoStream) -> float:
@@ -217,31 +218,38 @@ def _frame_rate(video: av.VideoStream) -> float:
 def _demux(
     path: Path, container: InputContainer, streams: list[av.VideoStream | av.AudioStream]
 ) -> dict[int, _Packets]:
-    found = {stream.index: _Packets(float(stream.time_base or 0)) for stream in streams}
+    found = {stream.index: _Packets(float(stream.time_base or 0), _fields(stream)) for stream in streams}
     for packet in container.demux(streams):
         if not packet.size:
             continue
         if packet.is_corrupt and container.format.name not in _MAYBE_BROKEN:
             raise DecodeError(f"{path}: ends in the middle of a packet; it was cut, get the file again")
-        packets = found[packet.stream.index]
-        if packet.is_keyframe and packet.pts is not None and packet.stream.type == "video":
-            packets.keyframes.append(packet.pts)
-        if packet.is_discard:  # decoded, but an edit list hides it
-            continue
-        packets.pts.append(_UNTIMED if packet.pts is None else packet.pts)
-        if packet.pts is not None:
-            packets.end = max(packets.end, packet.pts + (packet.duration or 0))
-            packets.length += packet.duration or 0
+        found[packet.stream.index].add(packet)
+    for packets in found.values():
+        packets.drop_half()
     return found
+
+
+def _fields(stream: av.VideoStream | av.AudioStream) -> Fields | None:
+    """What finds the second fields of interlaced H.264."""
+    context = stream.codec_context
+    if context is None or context.name != "h264":
+        return None
+    fields = Fields(context.extradata or b"")
+    return fields if fields.are_possible else None
 
 
 def _on_one_clock(path: Path, form: str, rate: float, pictures: _Packets, sound: _Packets) -> MediaInfo:
     """What the packets of both streams say, in seconds since the first of what they show and let hear."""
     pictures.pts = _decodable(pictures)
     pts = _distinct(pictures.pts) if form not in _NO_TIMES else None
-    times = np.arange(len(pictures.pts)) / rate if pts is None else pts * pictures.tick
-    first_sound = _first_sound(path) if sound.pts else None
-    zero = min([*times[:1].tolist(), *([] if first_sound is None else [first_sound])], default=0.0)
+    times = _counted(pictures, form, rate) if pts is None else pts * pictures.tick
+    if pts is not None and pictures.jumps and form in _BROADCASTS:
+        times = _without_jumps(times, 1.0 / rate)
+    if pts is not None and pictures.is_paired and len(times) > 1:
+        rate = float((len(times) - 1) / (times[-1] - times[0]))  # the file's own may be that of fields
+    sound_begin = first_sound(path) if sound.pts else None
+    zero = min([*times[:1].tolist(), *([] if sound_begin is None else [sound_begin])], default=0.0)
     picture_end = zero
     if len(times):
         picture_end = _picture_end(pictures, pts, form) or float(times[-1]) + 1.0 / rate
@@ -250,12 +258,32 @@ def _on_one_clock(path: Path, form: str, rate: float, pictures: _Packets, sound:
         kind="video" if len(times) else "audio",
         frame_times=times - zero,
         frame_rate=rate if len(times) else 0.0,
-        duration=max(picture_end, sound.end * sound.tick if sound.pts else zero) - zero,
+        duration=max(picture_end, _sound_end(sound, sound_begin) if sound.pts else zero) - zero,
         has_audio=bool(sound.pts),
-        sound_start=0.0 if first_sound is None else first_sound - zero,
+        sound_start=0.0 if sound_begin is None else sound_begin - zero,
         _pts=pts,
         _keyframes=np.array(sorted(pictures.keyframes), np.int64),
+        counts_by_clock=form == MP4 and sound.is_even,
     )
+
+
+def _counted(pictures: _Packets, form: str, rate: float) -> NDArray[np.float64]:
+    """Seconds on the file's clock, where not every picture has a time of its own: files were joined, or it is AVI."""
+    known = (pts for pts in pictures.pts if pts != _UNTIMED)
+    begin = next(known, 0) * pictures.tick if form not in _NO_TIMES else 0.0
+    return begin + np.arange(len(pictures.pts)) / rate
+
+
+def _without_jumps(times: NDArray[np.floating], step: float) -> NDArray[np.float64]:
+    steps = np.diff(times, prepend=times[:1])
+    return np.asarray(times[0] + np.cumsum(np.where(steps > _JUMP_SECONDS[1], step, steps)), np.float64)
+
+
+def _sound_end(sound: _Packets, begin: float | None) -> float:
+    """Seconds on the file's clock."""
+    if sound.jumps and begin is not None:
+        return begin + sound.length * sound.tick
+    return sound.end * sound.tick
 
 
 def _picture_end(pictures: _Packets, pts: NDArray[np.int64] | None, form: str) -> float | None:
@@ -263,7 +291,7 @@ def _picture_end(pictures: _Packets, pts: NDArray[np.int64] | None, form: str) -
 
     In an MP4 a packet lasts until the next one is decoded, not shown: so only all of them together tell it.
     """
-    if pts is None:
+    if pts is None or pictures.is_paired or (pictures.jumps and form in _BROADCASTS):
         return None
     ends = [pictures.end, *([min(pictures.pts) + pictures.length] if form == MP4 else [])]
     return min((end * pictures.tick for end in ends if end > pts[-1]), default=None)
@@ -273,8 +301,9 @@ def _decodable(pictures: _Packets) -> array[int]:
     """Not those shown before the first keyframe: a recording that starts in the middle lacks what they are made of."""
     if not pictures.keyframes:
         return pictures.pts
-    first = pictures.keyframes[0]
-    return array("q", (pts for pts in pictures.pts if pts == _UNTIMED or pts >= first))
+    first, until = pictures.keyframes[0], pictures.before_second  # where files were joined, the clock may go back later
+    begin = array("q", (pts for pts in pictures.pts[:until] if pts == _UNTIMED or pts >= first))
+    return begin if until is None else begin + pictures.pts[until:]
 
 
 def _distinct(pts: array[int]) -> NDArray[np.int64] | None:
@@ -283,22 +312,11 @@ def _distinct(pts: array[int]) -> NDArray[np.int64] | None:
     return known if _UNTIMED not in known[:1] and (np.diff(known) > 0).all() else None
 
 
-def _first_sound(path: Path) -> float | None:
-    """Seconds on the file's clock at which sound begins, after what the encoder put before it was dropped."""
-    try:
-        with opened(path) as container:
-            stream = _audio_stream(container)
-            assert stream is not None
-            return next((frame.time for frame in container.decode(stream)), None)
-    except DecodeError:
-        return None  # said when the sound is read, if it is
-
-
 def _decoded(info: MediaInfo, left: deque[int], size: int, *, seek: bool) -> Iterator[Frame]:
     """Takes from `left` what it yields; stops early where a picture is not found in its place."""
     scaler = Scaler(size)
     with opened(info.path) as container:
-        stream = _video_stream(container)
+        stream = video_stream(container)
         assert stream is not None
         stream.thread_type = "AUTO"
         frames, position, count = container.decode(stream), 0, 0
@@ -331,15 +349,3 @@ def _keyframe_before(info: MediaInfo, number: int) -> int:
     assert info._pts is not None
     place = np.searchsorted(info._keyframes, info._pts[number], "right") - 1
     return int(np.searchsorted(info._pts, info._keyframes[place])) if place >= 0 else 0
-
-
-def _channels(frame: av.AudioFrame) -> Float32:
-    """float32 (channels, n), integers over their largest magnitude."""
-    data: np.ndarray = frame.to_ndarray()
-    if frame.format.is_packed:
-        data = data.reshape(-1, frame.layout.nb_channels).T
-    if data.dtype == np.uint8:
-        data = (data.astype(np.float32) - 128.0) / 128.0
-    elif data.dtype.kind == "i":
-        data = data / 2.0 ** (8 * data.dtype.itemsize - 1)
-    return np.ascontiguousarray(data, np.float32)

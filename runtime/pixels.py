@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from .errors import ShapeError
 from .spec import VideoSpec
-from .types import Float32, Frame
+from .types import Float32, Frame, kind_of
 
 
 def frame_indices(count: int, length: int) -> list[int]:
@@ -38,11 +39,20 @@ def pixel_values(frames: Sequence[Frame], spec: VideoSpec) -> Float32:
     """float32 (n, 3, image_size, image_size), normalised per channel.
 
     Args:
-        frames: pixels uint8 (image_size, image_size, 3), RGB.
+        frames: at least one; pixels uint8 (image_size, image_size, 3), RGB.
+
+    Raises:
+        ShapeError: they are not so.
     """
+    if not frames:
+        raise ShapeError("there is no picture to encode; give at least one")
+    shape = (spec.image_size, spec.image_size, 3)
+    for pixels in (frame.pixels for frame in frames):
+        if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.shape != shape:
+            raise ShapeError(
+                f"a picture is {kind_of(pixels)} and the encoder takes uint8 {shape}, RGB; stretch it to that"
+            )
     pixels = np.stack([frame.pixels for frame in frames])
-    size = spec.image_size
-    assert pixels.shape[1:] == (size, size, 3), pixels.shape
     mean, std = (np.array(values, np.float32) for values in (spec.normalise.mean, spec.normalise.std))
     scaled = (pixels.astype(np.float32) / np.float32(255.0) - mean) / std
     return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))

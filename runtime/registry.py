@@ -29,9 +29,9 @@ def spec_from_dict(table: dict[str, Any], where: str) -> ModelSpec:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
-        raise SpecError(f"{where}: {field}: {first['msg']}, found {first['input']!r:.60}; mend the entry") from error
+        raise SpecError(f"{where}: {field}: {first['msg']}, found {first['input']!r:.60}; fix the entry") from error
     except SpecError as error:
-        raise SpecError(f"{where}: llm.sampling: {error}; mend the entry") from error
+        raise SpecError(f"{where}: llm.sampling: {error}; fix the entry") from error
     _check_agreement(spec, where)
     _check_templates(spec, where)
     return spec
@@ -83,7 +83,7 @@ def _read_toml(text: str, where: str) -> dict[str, Any]:
     try:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise SpecError(f"{where}: not TOML: {error}; mend the file") from error
+        raise SpecError(f"{where}: not TOML: {error}; fix the file") from error
     unknown = set(table) - {*_PARTS, "models"}
     if unknown:
         raise SpecError(f"{where}: unknown table {min(unknown)!r}; known: {', '.join((*_PARTS, 'models'))}")
@@ -102,7 +102,7 @@ def _resolve(name: str, entry: object, parts: dict[str, dict[str, Any]]) -> dict
         part = table.get(kind)
         if isinstance(part, str):
             if part not in parts[kind]:
-                raise SpecError(f"models.{name}: {kind} = {part!r} names no [{kind}.{part}]; add it or mend the name")
+                raise SpecError(f"models.{name}: {kind} = {part!r} names no [{kind}.{part}]; add it or fix the name")
             table[kind] = parts[kind][part]
     return table
 
@@ -112,7 +112,7 @@ def _check_agreement(spec: ModelSpec, where: str) -> None:
     video, audio = spec.video, spec.audio
     wrong = None
     if video.image_size % video.encoder.patch_size:
-        wrong = f"image_size {video.image_size} is no multiple of patch_size {video.encoder.patch_size}"
+        wrong = f"image_size {video.image_size} is not a multiple of patch_size {video.encoder.patch_size}"
     elif video.video_qformer.hidden_size != video.qformer.hidden_size:
         wrong = f"video_qformer.hidden_size {video.video_qformer.hidden_size} is not that of qformer"
     elif video.num_frames > video.video_qformer.max_frames:
@@ -123,9 +123,9 @@ def _check_agreement(spec: ModelSpec, where: str) -> None:
         wrong = "it has an audio part but no files.al"
     for part, width, heads in _widths(spec):
         if width % heads:
-            wrong = f"{part}: hidden_size {width} is no multiple of num_heads {heads}"
+            wrong = f"{part}: hidden_size {width} is not a multiple of num_heads {heads}"
     if wrong:
-        raise SpecError(f"{where}: {wrong}; mend the entry")
+        raise SpecError(f"{where}: {wrong}; fix the entry")
 
 
 def _check_templates(spec: ModelSpec, where: str) -> None:

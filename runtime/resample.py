@@ -37,6 +37,11 @@ class Resampler:
         self._waiting: list[Float32] = []  # decoders hand over little at a time
         self._taken = self._given = 0
 
+    def begin_for(self, number: int) -> tuple[int, int]:
+        """Samples to leave out, and those that they would become: another one begun there makes `number` the same."""
+        period = max((number * self._step // self._made - self._lead) // self._step, 0)
+        return period * self._step, period * self._made
+
     def push(self, samples: Float32) -> Float32:
         """float32 (channels, n) -> (channels, m), as much as can be computed so far."""
         if self._step == self._made:

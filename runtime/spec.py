@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, ConfigDict, Field, PositiveFloat, PositiveInt
 
 from .errors import SpecError
-from .types import Long
+from .types import Long, is_whole
 
 _CHECKED = ConfigDict(extra="forbid", str_strip_whitespace=False)
 MOST_TOKENS = 2**31 - 1  # llama.cpp counts in 32 bits
@@ -208,8 +208,8 @@ class Sampling:
         for name, is_right, use in (
             ("temperature", 0 <= self.temperature < math.inf, "0 or more"),
             ("top_p", 0 < self.top_p <= 1, "more than 0, and at most 1"),
-            ("top_k", 0 <= self.top_k <= MOST_TOKENS, f"0 to {MOST_TOKENS}"),
-            ("max_tokens", 1 <= self.max_tokens <= MOST_TOKENS, f"1 to {MOST_TOKENS}"),
+            ("top_k", is_whole(self.top_k) and 0 <= self.top_k <= MOST_TOKENS, f"0 to {MOST_TOKENS}"),
+            ("max_tokens", is_whole(self.max_tokens) and 1 <= self.max_tokens <= MOST_TOKENS, f"1 to {MOST_TOKENS}"),
             ("repetition_penalty", 0.001 <= self.repetition_penalty <= 1000, "0.001 to 1000"),
         ):
             if not is_right:

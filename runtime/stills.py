@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,12 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from .errors import DecodeError, MediaError
+from .errors import DecodeError, MediaError, ShapeError
+from .types import kind_of
 
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "AVIF")
 _MOVING = ("GIF", "PNG")  # those of them that FFmpeg reads when they move
 _PAGED = ("MPO", "TIFF")  # of several pictures the first is what is meant: a camera's JPEG has previews behind it
 _HEIC = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1")  # FFmpeg would show one tile of such a picture
+_PIL = threading.Lock()  # held while its limit and Python's warnings are changed: both are the whole process's
 _PIXEL_LIMIT = 1 << 29  # of a picture, where a phone's has up to 2e8
 
 
@@ -58,17 +61,32 @@ def read_still(path: Path, size: int) -> NDArray[np.uint8]:
         image = _turned(image)
         if image.mode.startswith("I"):  # PIL would clip 16 bits to 8 instead of scaling them
             image = Image.fromarray((np.asarray(image, np.int64) >> 8).clip(0, 255).astype(np.uint8))
-        return np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC))
+        return _resized(image.convert("RGB"), size)
+
+
+def stretched(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """A picture in memory, uint8 (h, w, 3), RGB -> uint8 (size, size, 3), as that of a file.
+
+    Raises:
+        ShapeError: it is not so.
+    """
+    right = isinstance(pixels, np.ndarray) and pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3
+    if not right or not pixels.size:
+        raise ShapeError(f"a picture is {kind_of(pixels)}; give uint8 (h, w, 3), RGB")
+    return _resized(Image.fromarray(pixels), size)
+
+
+def _resized(image: Image.Image, size: int) -> NDArray[np.uint8]:
+    return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC))
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
     """PIL's picture; what it raises for damage is ours, and what it warns of is worth no line of its own."""
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, _PIXEL_LIMIT
     try:
-        with warnings.catch_warnings():
+        with _PIL, warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(path, formats=_FORMATS) as image:
+            with _open(path) as image:
                 if image.width * image.height > _PIXEL_LIMIT:
                     raise MediaError(f"{path}: has {image.width}x{image.height} pixels; save it smaller")
                 yield image
@@ -78,6 +96,12 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise MediaError(f"{path}: has too many pixels ({error}); save it smaller") from error
     except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
         raise DecodeError(f"{path}: cannot be decoded ({error}); it may be cut, get the picture again") from error
+
+
+def _open(path: Path) -> Image.Image:
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, _PIXEL_LIMIT
+    try:
+        return Image.open(path, formats=_FORMATS)
     finally:
         Image.MAX_IMAGE_PIXELS = limit
 

@@ -54,7 +54,7 @@ class Budget:
 
     def __post_init__(self) -> None:
         for name, value in (("seconds", self.seconds), ("bytes", self.bytes)):
-            if value is not None and value <= 0:
+            if value is not None and not value > 0:
                 raise SpecError(f"the budget's {name} are {value}; use more than 0, or none for no bound")
 
 

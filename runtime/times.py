@@ -25,7 +25,7 @@ def parse_seconds(text: str) -> float:
         return int(hours or 0) * 3600 + int(minutes) * 60 + float(seconds)
     units = _UNITS.fullmatch(written)
     if not written or units is None:
-        raise SpecError(f"{text!r} is no time; {_HELP}")
+        raise SpecError(f"{text!r} is not a time; {_HELP}")
     hours, minutes, seconds = units.groups()
     return int(hours or 0) * 3600 + int(minutes or 0) * 60 + float(seconds or 0)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Literal
 
 import numpy as np
@@ -48,6 +50,7 @@ class Samples:
         return float(self.start + self.data.shape[1] / self.sample_rate)
 
 
+_LARGEST = sys.float_info.max  # a whole number may lie beyond it, and is no infinity then
 _BEFORE_MOMENT, _AFTER_MOMENT = 7.0, 1.0  # seconds: what the frames and the sound of a question cover without gaps
 
 
@@ -69,10 +72,13 @@ class Span:
     end: float
 
     def __post_init__(self) -> None:
-        if not math.isfinite(self.start) or math.isnan(self.end):
-            raise SpecError(f"a span from {self.start:g} to {self.end:g} s is none; let it start at a finite time")
+        span = f"a span from {shown(self.start)} to {shown(self.end)} s is none"
+        if not abs(self.start) <= _LARGEST:
+            raise SpecError(f"{span}; let it start at a finite time")
+        if not (self.end <= _LARGEST or self.end == math.inf):
+            raise SpecError(f"{span}; let it end at a time, or at infinity for the end of the clip")
         if self.start > self.end:
-            raise SpecError(f"a span from {self.start:g} to {self.end:g} s is none; let it end after it starts")
+            raise SpecError(f"{span}; let it end after it starts")
         if self.start < 0 and self.end != 0:
             raise SpecError(f"a span starts at {self.start:g} s; use 0 or more, or Span.last for the end of the clip")
 
@@ -83,8 +89,8 @@ class Span:
         Raises:
             SpecError: they are not more than 0, or not finite.
         """
-        if not 0 < seconds < math.inf:
-            raise SpecError(f"the last {seconds:g} s are no time at all; give more than 0 seconds")
+        if not 0 < seconds <= _LARGEST:
+            raise SpecError(f"the last {shown(seconds)} s are no time at all; give more than 0 seconds")
         return cls(-seconds, 0.0)
 
     @classmethod
@@ -164,3 +170,21 @@ class Delta:
 
     text: str
     usage: Usage | None = None
+
+
+def is_whole(value: object) -> bool:
+    """Whether it is a whole number, Python's or NumPy's."""
+    return isinstance(value, (int, np.integer))
+
+
+def shown(value: float) -> str:
+    """A number for a message, also a whole one that is too large for a float."""
+    try:
+        return f"{value:g}"
+    except OverflowError:
+        return f"{Decimal(value):.0e}"
+
+
+def kind_of(value: object) -> str:
+    """What an argument is, for a message: dtype and shape of an array, else its type."""
+    return f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else type(value).__name__

@@ -40,6 +40,11 @@ class View:
     frames_seen: int
 
 
+def own_long(spec: ModelSpec) -> Long:
+    """How a model looks at more frames than the original takes, where nothing else is asked for."""
+    return spec.llm.long or ("memory" if memory_limit(spec) else "frames")
+
+
 class Viewer:
     """Chooses features of one timeline and runs the two small Q-formers over them.
 
@@ -59,24 +64,28 @@ class Viewer:
     def mode(self, span: Span | None, asked: Long | None) -> Long:
         """How a span is looked at: as asked, or by the original's frames where they cover it, else the model's own way.
 
-        Where there are no more frames than the original takes, there is nothing but the original's way. A moment is
+        Where there are no more frames than the original takes, there is nothing but the original's way, and nothing but
+        that is chosen where a file was not encoded throughout: it would show what others asked about. A moment is
         looked at with the memory of all that led up to it where memory is the model's own way.
 
         Raises:
             SpecError: the model cannot do what was asked.
         """
-        moment = span is not None and span.is_moment
-        known = self.timeline.frames_in(None if moment else span)
-        if self.timeline.kind != "video" or len(known) <= self._spec.video.num_frames:
+        timeline, moment = self.timeline, span is not None and span.is_moment
+        known = len(timeline.frames_in(None if moment else span))
+        if moment and known and not timeline.live:
+            known = timeline.length  # what does not lead up to the moment need not be encoded
+        if timeline.kind != "video" or known <= self._spec.video.num_frames:
             return "frames"
         if asked == "memory" and not self._limit:
             raise SpecError(f"--long memory: {self._spec.name} has too few frame positions for it; use --long segments")
-        own: Long = self._spec.llm.long or ("memory" if self._limit else "frames")
+        own = own_long(self._spec)
         if moment and own == "memory":  # also of a short clip: the newest of its frames come one by one
             return asked or own
         cut = self.cut(span)
         covered = cut.end - cut.start <= _COVERED_SECONDS * self._spec.video.num_frames
-        return asked or ("frames" if covered else own)
+        throughout = timeline.live or timeline.fps > 0
+        return asked or (own if throughout and not covered else "frames")
 
     def cut(self, span: Span | None) -> Span:
         """The seconds of a span, counted from the start and cut to the clip."""
@@ -114,7 +123,7 @@ class Viewer:
             video=video,
             audio=self._encoders.audio_embeds(np.stack([clip.features for clip in clips])) if clips else None,
             num_frames=len(frames),
-            seconds=timestamps([frame.index for frame in frames], self.timeline.frame_rate or 1.0),
+            seconds=self._seconds(frames, span),
         )
         return View(span, long, media, times, heard, seen)
 
@@ -125,6 +134,12 @@ class Viewer:
         times = tuple(time for view in views for time in view.frame_times)
         spans = tuple(sorted({span for view in views for span in view.audio_spans}))
         return View(span, "segments", media, times, spans, len(times))
+
+    def _seconds(self, frames: Sequence[FrameFeature], span: Span | None) -> str:
+        """By the average rate, as upstream, of a whole clip; of a span, which upstream knows none of, their own."""
+        if span is None:
+            return timestamps([frame.index for frame in frames], self.timeline.frame_rate or 1.0)
+        return ", ".join(str(round(frame.time, 1)) for frame in frames)
 
     def _original(self, frames: Sequence[FrameFeature]) -> _Seen:
         modality: Modality = "image" if self.timeline.kind == "image" else "video"

@@ -98,9 +98,8 @@ def find_entries(what: str) -> list[Entry]:
     if not found and len(what) >= _SHORT_ID:
         found = [entry for entry in entries if entry.id.startswith(what)]
     path = Path(what)
-    if not found:
-        content = identify(path).sha256 if os.path.isfile(path) else recall(path)
-        found = [entry for entry in entries if entry.about and entry.about.content == content]
+    if not found and (content := identify(path).sha256 if os.path.isfile(path) else recall(path)):
+        found = [entry for entry in entries if entry.id.partition("-")[0] == content[:CONTENT_DIGITS]]
     if not found:
         found = [entry for entry in entries if entry.about and entry.about.path == os.path.realpath(path)]
     if not found:
@@ -145,6 +144,15 @@ def remove_traces(content: str | None = None) -> None:
             path.unlink(missing_ok=True)
         except OSError as error:
             raise _undeletable(path, error) from error
+
+
+def remove_traces_unless_saved(content: str) -> None:
+    """What `remove_traces` does, where no timeline of the clip is saved, by whose deletion it would be done.
+
+    Raises: as `remove_traces`.
+    """
+    if not any(path.name.partition("-")[0] == content[:CONTENT_DIGITS] for path in files(timelines_dir())):
+        remove_traces(content[:CONTENT_DIGITS])
 
 
 def _traces(content: str | None) -> list[Path]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from stat import S_ISREG
+from stat import S_ISDIR, S_ISREG
 
 from ..bundle import cache_dir
 from ..errors import MediaError, MissingFileError
@@ -17,6 +18,7 @@ from ..files import write_whole
 from ..manifest import hash_file
 
 CONTENT_DIGITS = 32  # of a sha256, that the names of what is kept of a clip begin with
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:[/\\]", re.IGNORECASE)  # which a drive's one letter is not
 _SETTLED_NS = 2_000_000_000  # a file changed later than that before it was hashed may change again unseen
 
 
@@ -106,10 +108,24 @@ def _stamp(path: Path) -> tuple[int, int]:
     except ValueError as error:  # a null character
         raise MediaError(f"{str(path)!r}: {error}; give a video, a sound file or a picture") from error
     except OSError as error:
-        raise MediaError(f"{path}: {error.strerror}; give a video, a sound file or a picture") from error
+        raise MediaError(
+            _why_none(path) or f"{path}: {error.strerror}; give a video, a sound file or a picture"
+        ) from error
+    if S_ISDIR(stat.st_mode):
+        raise MediaError(f"{path}: is a folder; give a file of it, or encode all in it with `vllama index FOLDER`")
     if not S_ISREG(stat.st_mode):
         raise MediaError(f"{path}: is no file; give a video, a sound file or a picture")
     return stat.st_size, stat.st_mtime_ns
+
+
+def _why_none(path: Path) -> str:
+    """Of what people give in place of a file; "" where that is not plain."""
+    if path == Path("-"):
+        return "-: stdin cannot be a clip, which is read more than once; save it, and give the file"
+    if _ADDRESS.match(str(path)):
+        address = path.as_posix().replace(":/", "://", 1)
+        return f"{address}: is an address; download it first, or follow it with `vllama chat --webcam ADDRESS`"
+    return ""
 
 
 def _memory(path: Path) -> Path:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from ..remembered import read_remembered, start_memory
 from ..spec import ModelSpec
 from ..timeline import Timeline
 from ..times import check_span, ms_since
+from .catalogue import remove_traces_unless_saved
 from .content import Content, identify, remember
 from .saved import About, Saved
 from .saver import Note, Saver, remembered_of
@@ -66,17 +67,20 @@ class Library:
         content.check()
         _check_use(path, info.kind, info.duration, need, self.bundle.spec)
         remember(content)  # not of a file that cannot be used: no timeline of it would be there to delete
-        if need.audio and self.bundle.spec.audio and info.tracks > 1:
-            note(f"{path}: of its {info.tracks} sound tracks the one that plays by itself is heard")
+        hears = need.audio and self.bundle.spec.audio is not None
+        for text in info.sound_notes() if hears else ():
+            note(f"{path}: {text}")
         timeline = found or timeline or _from_info(info, content, self.bundle)
         saver = Saver(timeline, content, self.bundle, must_save, note)
-        with ExitStack() as stack:
+        with _no_traces_of_what_fails(content), ExitStack() as stack:
             try:
-                if stack.enter_context(store.writing(_waiting(path, must_save or need.fps > 0, note))):
+                if stack.enter_context(store.writing(_waiting(path, must_save or need.fps_throughout > 0, note))):
                     saver.store = store
             except FileError as error:
                 saver.give_up(error)
             needed = self._complete(info, store, need, saver, progress)
+        for text in info.heard.notes():
+            note(f"{path}: {text}")
         timeline.encoded, timeline.shared = needed - saver.shared, saver.shared
         timeline.encode_ms = ms_since(started)
         return timeline
@@ -109,9 +113,9 @@ class Library:
             saved, is_whole = _readable(store), False
         _take(saved, timeline, is_whole)
         missing = find_missing(info, timeline, need, spec)
-        saver.begin(saved, need.fps)
+        saver.begin(saved, need.fps_throughout)
         del saved
-        if need.fps > 0 and not timeline.frame_count:
+        if need.fps_throughout > 0 and not timeline.frame_count:
             saver.memory = start_memory(spec, len(missing.frames))
         try:
             encode_missing(info, missing, self.encoders, spec, self.bundle.feature_dtype, saver, progress)
@@ -124,7 +128,7 @@ class Library:
         return len(missing)
 
     def _lacks_memory(self, timeline: Timeline, need: Need) -> bool:
-        if need.fps <= 0 or timeline.kind != "video":
+        if need.fps_throughout <= 0 or timeline.kind != "video":
             return False
         if start_memory(self.bundle.spec, timeline.frame_count) is None:
             return False
@@ -137,6 +141,16 @@ def _memory_of(timeline: Timeline, spec: ModelSpec) -> Memory:
     for frame in timeline.frames_in():
         memory.add(frame.time, frame.features)
     return memory
+
+
+@contextmanager
+def _no_traces_of_what_fails(content: Content) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        with suppress(FileError, OSError):  # which would hide the failure
+            remove_traces_unless_saved(content.sha256)
+        raise
 
 
 @functools.lru_cache(maxsize=1)

@@ -105,12 +105,13 @@ class Saver:
     def finish(self, need: Need) -> None:
         """All that was needed is there."""
         self._check()
-        self.timeline.fps = max(self.timeline.fps, need.fps)
-        self.timeline.listened |= need.fps > 0 and need.audio
-        self._wanted_fps = self.timeline.fps if need.fps > 0 else self._wanted_fps
+        fps = need.fps_throughout
+        self.timeline.fps = max(self.timeline.fps, fps)
+        self.timeline.listened |= fps > 0 and need.audio
+        self._wanted_fps = self.timeline.fps if fps > 0 else self._wanted_fps
         if self.store is not None:
             try:
-                self._keep_merged(self.store.compact(1 if need.fps > 0 else _MOST_CHUNKS))
+                self._keep_merged(self.store.compact(1 if fps > 0 else _MOST_CHUNKS))
             except FileError as error:
                 self.note(f"{error} (its features are saved, in more files than needed)")
         self._describe()  # last: what says that all is there is never read again to merge it

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,19 +53,31 @@ class Store:
     def writing(self, wait: Callable[[int], bool]) -> Iterator[bool]:
         """Be the one that writes; False if another process is and is not waited for (see `locked`).
 
+        Where the block fails and there is no chunk, the folder goes.
+
         Raises:
             FileError, DiskFullError: nothing can be written there.
         """
-        with ExitStack() as stack:
-            with _saying(self.folder):
-                self.folder.mkdir(parents=True, exist_ok=True)
-                held = stack.enter_context(locked(self.folder / LOCK, wait))
-            self._number = None
-            self._written.clear()
-            self._refused.clear()
-            yield held
-            with _saying(self.folder):
-                self._remove(())
+        held = False
+        try:
+            with ExitStack() as stack:
+                with _saying(self.folder):
+                    held = self._locked(stack, wait)
+                self._number = None
+                self._written.clear()
+                self._refused.clear()
+                try:
+                    yield held
+                except BaseException:
+                    if held:
+                        self._leave_if_empty()
+                    raise
+                with _saying(self.folder):
+                    self._remove(())
+        except BaseException:
+            if held and os.name == "nt":  # where the lock, being open, could not be removed
+                self._leave_if_empty()
+            raise
 
     def clean(self, saved: Saved) -> None:
         """Remove what `read` found to be of no use."""
@@ -169,6 +182,24 @@ class Store:
             del saved, small  # which map them
             self._remove(old)
             return rows(_opened(path).arrays())
+
+    def _locked(self, stack: ExitStack, wait: Callable[[int], bool]) -> bool:
+        while True:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            try:
+                return stack.enter_context(locked(self.folder / LOCK, wait))
+            except FileNotFoundError:
+                continue  # who held it had nothing to leave, and the folder went
+
+    def _leave_if_empty(self) -> None:
+        """Remove the folder unless there are chunks in it."""
+        with suppress(OSError):  # which would hide the failure at hand
+            there = files(self.folder)
+            if any(path.suffix == ".safetensors" for path in there):
+                return
+            for path in sorted(there, key=lambda path: path.name == LOCK):  # the lock last: until then it is ours
+                path.unlink()
+            self.folder.rmdir()
 
     def _merge(self, chunks: Sequence[Chunk]) -> Path:
         path = self._next()

@@ -85,7 +85,7 @@ def _stream(url: str) -> VideoSource:
     except ValueError as error:
         raise DeviceError(f"{name}: {str(error).lower()}; correct the address") from error
     if scheme not in SCHEMES:
-        raise DeviceError(f"{name}: {scheme}:// is no kind of stream that is known; use rtsp:// or http://")
+        raise DeviceError(f"{name}: {scheme}:// is not a known kind of stream; use rtsp:// or http://")
     return VideoSource(name, "stream", url)
 
 

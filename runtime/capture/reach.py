@@ -108,4 +108,4 @@ def _http_status(parts: SplitResult) -> str:
     kind_of = answer.headers.get_content_type()
     if answer.status >= 400:
         return f"{answer.status} {answer.reason}"
-    return f"with {kind_of}, which is no video" if kind_of.startswith("text/") else ""
+    return f"with {kind_of}, which is not video" if kind_of.startswith("text/") else ""

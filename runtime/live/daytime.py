@@ -52,7 +52,7 @@ def _seconds(text: str, clock: Clock, not_before: float | None = None) -> tuple[
     found = _TIME.fullmatch(text)
     hour, minute, second = (int(part or 0) for part in found.groups()) if found else (24, 0, 0)
     if hour > 23 or minute > 59 or second > 59:
-        raise SpecError(f"{text!r} is no time of day; {_HELP}")
+        raise SpecError(f"{text!r} is not a time of day; {_HELP}")
     now = clock.wall(clock.now())
     moment = datetime.combine(now.date(), time(hour, minute, second)).astimezone()
     if not_before is not None:

@@ -181,13 +181,13 @@ class Live:
             while not self._stop.wait(max(at_work.wait, 0.0)):
                 at_work.step()
                 self.timeline.reach(self.clock.now())
-        except VllamaError as error:
-            self._failed[sense] = str(error)
-            if not self._stop.is_set():
-                self._note(f"the {sense} is no longer followed: {error}")
         except BaseException as error:
-            self._failed[sense] = f"{type(error).__name__}: {error}"
-            raise
+            ours = isinstance(error, VllamaError)
+            said = self._failed[sense] = " ".join((str(error) if ours else f"{type(error).__name__}: {error}").split())
+            if not self._stop.is_set():
+                self._note(f"the {sense} is no longer followed: {said}")
+            if not ours:
+                raise
 
     def _keep(self, feature: FrameFeature | ClipFeature) -> None:
         start, end = feature.start, feature.end if isinstance(feature, ClipFeature) else feature.start

@@ -31,7 +31,10 @@ _TICK = 1e-3  # seconds by which a stretch of sound may seem to begin too early 
 
 
 class LiveSource(Protocol):
-    """A camera or a microphone, with a thread of its own."""
+    """A camera or a microphone, with a thread of its own.
+
+    Whatever it raises is told to `note` in one line, and it is no longer followed.
+    """
 
     @property
     def status(self) -> SourceStatus:
@@ -48,23 +51,39 @@ class LiveSource(Protocol):
 
 
 class PictureSource(LiveSource, Protocol):
-    """`runtime.capture.camera.Camera`, or whatever gives pictures as it does."""
+    """`runtime.capture.camera.Camera`, or whatever gives pictures as it does.
+
+    Times are seconds of the clock that `Engine.follow` is given.
+    """
 
     def newest(self, after: int, timeout: float) -> Frame | None:
-        """The newest picture, if its number is greater than `after`; waits for it at most `timeout` seconds."""
+        """The newest picture, if its number is greater than `after`; waits for it at most `timeout` seconds.
+
+        Returns:
+            Its pixels stretched to the model's size: uint8 (image_size, image_size, 3), RGB, where image_size is
+            `Engine.spec.video.image_size`. None: there is no newer one.
+        """
 
     def picture(self) -> tuple[float, NDArray[np.uint8]] | None:
-        """The newest picture in full size, RGB, and its time."""
+        """The newest picture in full size, uint8 (h, w, 3), RGB, and its time; None: there is none."""
 
 
 class SoundSource(LiveSource, Protocol):
-    """`runtime.capture.microphone.Microphone`, or whatever gives sound as it does."""
+    """`runtime.capture.microphone.Microphone`, or whatever gives sound as it does.
+
+    Times are seconds of the clock that `Engine.follow` is given.
+    """
 
     def clip(self, start: float, seconds: float, timeout: float) -> Samples | None:
-        """A stretch of sound; None where it was not heard."""
+        """A stretch of sound; waits for it at most `timeout` seconds.
+
+        Returns:
+            float32 (channels, n), [-1, 1], finite, at the model's rate, `Engine.spec.audio.sample_rate` Hz; only the
+            first channel is listened to. None: it was not heard.
+        """
 
     def heard(self) -> tuple[float, float] | None:
-        """From and to of the newest unbroken stretch."""
+        """From and to of the newest unbroken stretch; None: nothing was heard yet."""
 
 
 class Seeing:

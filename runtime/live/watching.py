@@ -13,7 +13,8 @@ from ..llm.backbone import Backbone
 from ..prompt import Turn, build_prompt
 from ..spec import ModelSpec, Sampling
 from ..timeline import Timeline
-from ..types import Float32, Span
+from ..times import check_span
+from ..types import Float32, Span, shown
 from ..view import Viewer
 
 _DECIDED = 0.5  # of the probability has to lie on yes and no together
@@ -47,6 +48,7 @@ class YesNo:
 
     Raises:
         SpecError: the question is empty; no token of the model says yes, or none no.
+        BackendError: as `score`.
     """
 
     def __init__(
@@ -65,15 +67,24 @@ class YesNo:
         self._spec = spec
         self._backbone = backbone
         self._viewer = Viewer(timeline, encoders, spec, audio=audio)
-        self._yes, self._no = (self._spelled(word) for word in ("yes", "no"))
+        with backbone.used():
+            self._yes, self._no = (self._spelled(word) for word in ("yes", "no"))
 
     def score(self, span: Span) -> Score:
         """Ask it of a span.
 
         Raises:
+            SpecError: the clip ends before the span begins.
             ContextOverflowError: the question and the media do not fit n_ctx.
-            BackendError: a part failed.
+            BackendError: a part failed, the engine was closed, or is answering in another thread.
         """
+        timeline = self._viewer.timeline
+        if not timeline.live:
+            check_span(span, timeline.duration)
+        with self._backbone.used():
+            return self._score(span)
+
+    def _score(self, span: Span) -> Score:
         cut = self._viewer.cut(span)
         view = self._viewer.look(cut, "frames")
         if view.media.kind == "text":
@@ -112,7 +123,7 @@ class Switch:
 
     def __init__(self, on: float, off: float) -> None:
         if not 0.0 <= off <= on <= 1.0:
-            raise SpecError(f"on is {on:g} and off {off:g}; use 0 to 1, and off no greater than on")
+            raise SpecError(f"on is {shown(on)} and off {shown(off)}; use 0 to 1, and off no greater than on")
         self._on = on
         self._off = off
         self.state = False

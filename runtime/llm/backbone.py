@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import functools
+import os
 import threading
-from collections.abc import Generator, Sequence
-from concurrent.futures import Future
-from contextlib import ExitStack
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +15,13 @@ from ..errors import BackendError, ContextOverflowError, ShapeError, SpecError
 from ..machine import physical_cores
 from ..prompt import ControlToken, Piece
 from ..spec import Sampling
-from ..types import Embeds, Finish, Float32
+from ..types import Embeds, Finish, Float32, is_whole
 from .llama_context import Kv, LlamaContext, LlmSettings, Rows
 from .rows import Key, KvPrefix, batch_of, common, keys_of, runs_of
 from .sampler import Sampler
-from .worker import Worker
+from .worker import Call, Worker, check_process
 
+_CLOSED = "the language model was closed; open it again"
 MAX_THREADS = 512  # llama.cpp's own, beyond which it ends the process
 MAX_N_CTX = 1 << 20  # far beyond it llama.cpp works for many seconds before it finds that memory is short
 
@@ -29,8 +30,8 @@ class Backbone:
     """One LLaMA in a GGUF file, with the KV cache of one conversation.
 
     llama.cpp runs on a thread of its own, so that Ctrl-C and `cancel` take effect while it computes. Use a backbone
-    from one thread at a time; `cancel` alone may come from any. Once it is closed, whatever needs the model raises a
-    BackendError.
+    from one thread at a time, which `used` sees to; `cancel` and `close` may come from any. Once it is closed, and in a
+    process that was forked off the one it was opened in, whatever needs the model raises a BackendError.
 
     Args:
         path: the GGUF file.
@@ -66,10 +67,13 @@ class Backbone:
         check_limits(n_ctx, threads)
         self._cancel = threading.Event()
         self._answer: threading.Event | None = None  # of the answer that the last prompt is for
-        self._turn = threading.Lock()  # held while one answer takes the place of another, which is then not ended
+        self._pid = os.getpid()
+        self._closing = False
+        self._use = threading.RLock()
+        self._turn = threading.RLock()  # held while one answer takes the place of another, which is then not ended
         self._cached: list[Key] = []
         self._prompts = 0
-        self._ahead: Future[int] | None = None
+        self._ahead: Call[int] | None = None
         self._ahead_keys: list[Key] = []
         self._logits: Float32 | None = None
         self._worker = Worker(self._cancel)
@@ -83,6 +87,30 @@ class Backbone:
             raise
         self.settings = self._llama.settings
         self.hidden_size, self.n_vocab, self.n_ctx = self._llama.hidden_size, self._llama.n_vocab, self._llama.n_ctx
+
+    @contextmanager
+    def used(self) -> Iterator[None]:
+        """For one thread alone: around a prompt and its first token, around each other token, around what is prepared.
+
+        It is not held from one token to the next: another thread may ask then, and its question ends the answer.
+
+        Raises:
+            BackendError: another thread is in it, or the process was forked off.
+        """
+        check_process(self._pid)
+        if not self._use.acquire(blocking=self._closing):  # what `close` ends comes after it, and says so
+            raise BackendError(
+                "the engine is answering in another thread; hold a lock of your own for a whole answer, "
+                "or open one engine per thread"
+            )
+        try:
+            yield
+        finally:
+            self._use.release()
+
+    def check_open(self) -> None:
+        """Raise BackendError where it was closed, or before a fork."""
+        _ = self._llama
 
     def tokenize(self, pieces: Sequence[Piece]) -> list[list[int] | Embeds]:
         """Token ids of each piece by itself, so that each begins with SentencePiece's dummy space as upstream's does.
@@ -133,7 +161,7 @@ class Backbone:
             self._answer = cancelled
             if not goes_on:
                 self._cancel.clear()
-            if cancelled is not None and cancelled.is_set():
+            if self._closing or (cancelled is not None and cancelled.is_set()):
                 self._cancel.set()
         ahead, self._ahead = self._ahead, None
         return self._worker.run(lambda: self._prefill(runs, keys, after=ahead))
@@ -146,11 +174,13 @@ class Backbone:
 
         Raises: as `prefill` does.
         """
+        self.check_open()
         self._stop_ahead()
         runs, keys = self._checked(segments)
         with self._turn:
             self._answer = None
-            self._cancel.clear()
+            if not self._closing:
+                self._cancel.clear()
         self._prompts += 1
         self._ahead, self._ahead_keys = self._worker.begin(lambda: self._prefill(runs, keys)), keys
 
@@ -196,8 +226,9 @@ class Backbone:
         Raises:
             BackendError: llama.cpp does not give it.
         """
+        llama = self._llama
         self._stop_ahead()
-        return KvPrefix(tuple(self._cached), self._worker.run(self._llama.state))
+        return KvPrefix(tuple(self._cached), self._worker.run(llama.state))
 
     def restore(self, prefix: KvPrefix) -> bool:
         """Go on from what `save` gave, here or in another process with the same model file and settings.
@@ -222,7 +253,7 @@ class Backbone:
         Raises:
             BackendError: nothing was decoded, it was cancelled, or the model is closed.
         """
-        _ = self._llama
+        _ = self._within
         if self._logits is None:
             raise BackendError("there are no logits; prefill a prompt first")
         return self._logits
@@ -238,7 +269,7 @@ class Backbone:
             SpecError: the seed is negative.
             BackendError: llama.cpp failed.
         """
-        return self._generate(Sampler(sampling, seed, self._llama.bos), sampling.max_tokens, self._prompts)
+        return self._generate(Sampler(sampling, seed, self._within.bos), sampling.max_tokens, self._prompts)
 
     def piece(self, token: int) -> bytes:
         """The bytes a token stands for, often not whole characters; control tokens are spelled out.
@@ -246,7 +277,7 @@ class Backbone:
         Raises:
             ShapeError: there is no such token.
         """
-        return self._llama.piece(token)
+        return self._within.piece(token)
 
     def cancel(self, answer: threading.Event | None = None) -> None:
         """End the running `prefill` or `generate` at once, from any thread; on a GPU after the running batch.
@@ -259,16 +290,24 @@ class Backbone:
                 self._cancel.set()
 
     def close(self) -> None:
-        """Give the memory back; a running answer ends as `cancel` would end it. A second call does nothing.
+        """Give the memory back; a running answer ends as `cancel` would end it, also that of another thread.
+
+        A second call does nothing, and so does one in a process that was forked off.
 
         Raises:
             BackendError: what was being read ahead had failed; it is closed all the same.
         """
-        if self._opened is not None:
-            with ExitStack() as stack:  # all of it, also where Ctrl-C comes meanwhile
-                stack.callback(self._worker.close)
-                stack.callback(self._free)
-                self._stop_ahead()
+        if os.getpid() != self._pid:
+            return
+        with self._turn:
+            self._closing = True
+            self._cancel.set()
+        with self._use:
+            if self._opened is not None:
+                with ExitStack() as stack:  # all of it, also where Ctrl-C comes meanwhile
+                    stack.callback(self._worker.close)
+                    stack.callback(self._free)
+                    self._stop_ahead()
 
     def __enter__(self) -> Backbone:
         return self
@@ -279,14 +318,21 @@ class Backbone:
     @property
     def _llama(self) -> LlamaContext:
         """Every use of the model comes through here: llama.cpp would read memory that was given back."""
+        if self._closing:
+            raise BackendError(_CLOSED)
+        return self._within
+
+    @property
+    def _within(self) -> LlamaContext:
+        """For what began before `close` was called, which waits for it."""
+        check_process(self._pid)
         if self._opened is None:
-            raise BackendError("the language model was closed; open it again")
+            raise BackendError(_CLOSED)
         return self._opened
 
     def _free(self) -> None:
-        self._cancel.set()
         self._prompts += 1
-        llama, self._opened = self._llama, None
+        llama, self._opened = self._within, None
         self._worker.run(llama.close)
 
     def _stop_ahead(self) -> None:
@@ -313,17 +359,18 @@ class Backbone:
             )
         return runs, keys
 
-    def _prefill(self, runs: Sequence[Rows], keys: Sequence[Key], after: Future[int] | None = None) -> int:
+    def _prefill(self, runs: Sequence[Rows], keys: Sequence[Key], after: Call[int] | None = None) -> int:
         """after: what the worker did before, whose failure is this one's."""
         if after is not None:
             after.result()
         kept = min(common(self._cached, keys), len(keys) - 1)  # the last position is decoded for its logits
         self._logits = None
-        self._llama.truncate(kept)
+        llama = self._within
+        llama.truncate(kept)
         del self._cached[kept:]
-        for first in range(kept, len(keys), self._llama.n_batch):
-            last = min(first + self._llama.n_batch, len(keys))
-            rows = batch_of(runs, first, last, self._llama)
+        for first in range(kept, len(keys), llama.n_batch):
+            last = min(first + llama.n_batch, len(keys))
+            rows = batch_of(runs, first, last, llama)
             if not self._decode(rows, keys[first:last], wanted=last == len(keys)):
                 break
         return len(self._cached) - kept
@@ -335,7 +382,7 @@ class Backbone:
                 self.finish = "cancelled"
                 return
             token = sampler.draw(self.logits())
-            if self._llama.is_end(token):
+            if self._within.is_end(token):
                 self.finish = "stop"
                 return
             yield token
@@ -354,15 +401,15 @@ class Backbone:
         if self._cancel.is_set():
             return False
         try:
-            self._logits = self._llama.decode(rows, wanted)
+            self._logits = self._within.decode(rows, wanted)
         finally:
-            self._cached += keys[: self._llama.length - len(self._cached)]
+            self._cached += keys[: self._within.length - len(self._cached)]
         return not self._cancel.is_set()
 
 
 def check_limits(n_ctx: int | None, threads: int | None) -> None:
     """Raise SpecError for settings that llama.cpp cannot have; None: one that it can."""
-    if threads is not None and not 1 <= threads <= MAX_THREADS:
+    if threads is not None and not (is_whole(threads) and 1 <= threads <= MAX_THREADS):
         raise SpecError(f"threads is {threads}; use 1 to {MAX_THREADS}")
-    if n_ctx is not None and not 2 <= n_ctx <= MAX_N_CTX:
+    if n_ctx is not None and not (is_whole(n_ctx) and 2 <= n_ctx <= MAX_N_CTX):
         raise SpecError(f"n_ctx is {n_ctx}; use 2 to {MAX_N_CTX}")

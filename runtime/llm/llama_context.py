@@ -6,6 +6,8 @@ import ctypes
 import functools
 import os
 import threading
+import weakref
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -51,7 +53,7 @@ class LlamaContext:
     """A GGUF file opened by llama.cpp, and one sequence in its KV cache.
 
     One thread at a time uses the KV cache, and closes. Meanwhile others may use the vocabulary: `tokenize`, `piece`,
-    `is_end` and the checks only read it.
+    `is_end` and the checks only read it. One that nobody holds any more gives its memory back by itself.
 
     Args:
         path: the GGUF file.
@@ -81,6 +83,8 @@ class LlamaContext:
                 "llama.cpp finds no GPU, or was built without support for one; see docs/llm.md, or use --gpu-layers 0"
             )
         self._abort = self._lib.ggml_abort_callback(lambda _: cancel.is_set())  # llama.cpp keeps no reference to it
+        self._owned = ExitStack()  # a GPU's memory is not to be touched at the end of the process, or in a forked one
+        weakref.finalize(self, _free, self._owned, os.getpid()).atexit = False
         self._context: int | None = None
         self._model = self._load_model()
         try:
@@ -207,11 +211,8 @@ class LlamaContext:
 
     def close(self) -> None:
         """Give the memory back; a second call does nothing."""
-        if self._context is not None:
-            self._lib.llama_free(self._context)
-        if self._model is not None:
-            self._lib.llama_model_free(self._model)
         self._context = self._model = None
+        self._owned.close()
 
     def _load_model(self) -> int | None:
         params = self._lib.llama_model_default_params()
@@ -224,6 +225,7 @@ class LlamaContext:
             raise BackendError(self._too_many_layers())
         if model is None:
             raise FileError(f"{self._path}: llama.cpp cannot load it: {first_error()}; export the model again")
+        self._owned.callback(self._lib.llama_model_free, model)
         return model
 
     def _too_many_layers(self) -> str:
@@ -261,6 +263,7 @@ class LlamaContext:
         if context is None:
             advice = "use --kv f16" if how.kv == "q8_0" and not out_of_memory() else "use a smaller n_ctx"
             raise BackendError(f"no context of {n_ctx} positions: {first_error()}; {advice}")
+        self._owned.callback(self._lib.llama_free, context)
         return context
 
     def _take_memory(self) -> None:
@@ -296,6 +299,11 @@ def check_model(path: Path) -> None:
     if model is None:
         raise FileError(f"{path}: llama.cpp finds it damaged: {first_error()}; export the model again")
     lib.llama_model_free(model)
+
+
+def _free(owned: ExitStack, opened_in: int) -> None:
+    if os.getpid() == opened_in:
+        owned.close()
 
 
 def fewer_layers(refused: int) -> int:

@@ -25,7 +25,7 @@ QUANTS: dict[str, GgmlType] = {
     "Q5_1": "Q5_1", "Q5_0": "Q5_0", "Q4_K_M": "Q4_K", "Q4_K_S": "Q4_K", "Q4_1": "Q4_1", "Q4_0": "Q4_0",
     "IQ4_NL": "IQ4_NL", "IQ4_XS": "IQ4_XS", "Q3_K_L": "Q3_K", "Q3_K_M": "Q3_K", "Q3_K_S": "Q3_K", "Q2_K": "Q2_K",
 }  # fmt: skip
-# What a row takes that is no multiple of the 256 weights of a super-block: blocks of 32.
+# What a row takes that is not a multiple of the 256 weights of a super-block: blocks of 32.
 _NARROW: dict[GgmlType, GgmlType] = {
     "Q2_K": "Q4_0", "Q3_K": "Q4_0", "IQ4_XS": "IQ4_NL", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0",
 }  # fmt: skip

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.conftest import needs_links
 from tests.e2e.conftest import greedy
@@ -16,7 +17,9 @@ from vllama.runtime import (
     Delta,
     Engine,
     FileError,
+    Frame,
     ModelNotFoundError,
+    ShapeError,
     Span,
     SpecError,
 )
@@ -105,6 +108,29 @@ def test_left_answer_stays_in_the_conversation(engine: Engine, clip: Path) -> No
     assert _read(chat.ask("b", sampling=greedy(engine, 2)))[1].usage is not None
 
 
+def test_answer_that_is_left_and_still_held_stands_before_the_next_question(engine: Engine, clip: Path) -> None:
+    timeline = engine.index(clip)
+    closed, held = engine.chat(timeline), engine.chat(timeline)
+    for chat in (closed, held):
+        answer = chat.ask("a", sampling=greedy(engine, 40))
+        begun = next(answer).text
+        if chat is closed:
+            answer.close()
+        _read(chat.ask("b", sampling=greedy(engine, 4)))
+        assert [turn.question for turn in chat.turns] == ["a", "b"]
+    assert held.turns[0].answer is not None
+    assert held.turns[0].answer.startswith(begun.strip())
+    assert [turn.answer for turn in held.turns] == [turn.answer for turn in closed.turns]
+    _, last = _read(answer)
+    assert last.usage is not None
+    assert (last.usage.finish, last.usage.answer) == ("cancelled", held.turns[0].answer)
+    left = held.ask("c", sampling=greedy(engine, 40))
+    next(left)
+    held.clear()
+    left.close()
+    assert held.turns == ()
+
+
 def test_cancel_from_another_thread_ends_the_answer(engine: Engine, clip: Path) -> None:
     chat = engine.chat(engine.index(clip))
     answer = chat.ask("a", sampling=greedy(engine, 300))
@@ -168,6 +194,8 @@ def test_wrong_arguments_are_refused(engine: Engine, clip: Path) -> None:
         chat.ask("  ")
     with pytest.raises(SpecError, match="seed"):
         chat.ask("a", seed=-1)
+    with pytest.raises(SpecError, match=r"seed is 1\.5; use a whole number from 0 to 4294967294"):
+        chat.ask("a", seed=1.5)  # type: ignore[arg-type]
     for call in (lambda: chat.ask("a", long="memmory"), lambda: chat.prepare(long="memmory")):  # type: ignore[arg-type]
         with pytest.raises(SpecError, match="long is 'memmory'; use one of frames, memory, segments, map"):
             call()
@@ -199,3 +227,46 @@ def test_engine_without_a_name_opens_the_only_bundle(
     (tmp_path / "other").symlink_to(tiny_bundle)
     with pytest.raises(ModelNotFoundError, match="mine, other"):
         Engine.open()
+
+
+def test_a_picture_in_memory_is_answered_about_as_the_file_is(engine: Engine, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (48, 80, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "picture.png")
+    filed, seen = engine.index(tmp_path / "picture.png"), engine.see([Frame(7, 0.0, pixels)])
+    assert (seen.kind, seen.length, seen.duration, seen.sound) == ("image", 1, 0.0, False)
+    np.testing.assert_array_equal(seen.frames_in()[0].features, filed.frames_in()[0].features)
+    chats = [engine.chat(timeline) for timeline in (filed, seen)]
+    texts = [_read(chat.ask("What is it?", sampling=greedy(engine)))[0] for chat in chats]
+    assert texts[0] == texts[1] != ""
+    assert chats[0].last_prompt == chats[1].last_prompt
+
+
+def test_pictures_in_memory_are_a_video_of_their_times(engine: Engine) -> None:
+    rng = np.random.default_rng(0)
+    frames = (Frame(0, 0.5 * n, rng.integers(0, 256, (30 + n, 40, 3), np.uint8)) for n in range(12))
+    timeline = engine.see(frames)
+    assert (timeline.kind, timeline.length, timeline.duration, timeline.frame_rate) == ("video", 12, 6.0, 2.0)
+    assert [frame.time for frame in timeline.choose_frames(4)] == [0.0, 1.5, 3.0, 4.5]
+    _, last = _read(engine.chat(timeline).ask("What?", Span(2.0, 4.0), sampling=greedy(engine, 2)))
+    assert last.usage is not None
+    assert last.usage.frame_times
+    assert all(2.0 <= moment <= 4.0 for moment in last.usage.frame_times)
+
+
+@pytest.mark.parametrize(
+    ("times", "shape", "error", "said"),
+    [
+        ([], (4, 4, 3), SpecError, "there is no picture to see; give at least one"),
+        ([-1.0], (4, 4, 3), SpecError, "a picture is at -1.0 s; let each be later than the one before, from 0 s on"),
+        ([0.0, float("nan")], (4, 4, 3), SpecError, "a picture is at nan s"),
+        ([0.0, 1.0, 1.0], (4, 4, 3), SpecError, "a picture is at 1.0 s"),
+        ([0.0], (4, 4), ShapeError, r"a picture is uint8 \(4, 4\); give uint8 \(h, w, 3\), RGB"),
+        ([0.0], (4, 4, 4), ShapeError, r"a picture is uint8 \(4, 4, 4\)"),
+        ([0.0], (0, 4, 3), ShapeError, r"a picture is uint8 \(0, 4, 3\)"),
+    ],
+)
+def test_pictures_that_are_none_are_refused(
+    engine: Engine, times: list[float], shape: tuple[int, ...], error: type[Exception], said: str
+) -> None:
+    with pytest.raises(error, match=said):
+        engine.see(Frame(0, moment, np.zeros(shape, np.uint8)) for moment in times)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -61,6 +63,41 @@ def test_same_seed_repeats_and_another_does_not(command: Vllama, tiny_bundle: Pa
     assert tokens(1) != tokens(2)
 
 
+@pytest.mark.parametrize("model", ["miniature", "tiny"])  # which look at a moment by the rule, and with a memory
+def test_moment_is_answered_as_of_a_clip_that_is_encoded_throughout_and_costs_what_it_can_use(
+    command: Vllama, tiny_bundle: Path, render_clip: Callable[..., Path], tmp_path: Path, model: str
+) -> None:
+    clip = render_clip(tmp_path / "long.mp4", picture=True, sound=True, seconds=40)
+    options = ("--model", model if model == "miniature" else tiny_bundle, "--threads", 1)
+
+    def asked(cache: str, *how: str) -> dict[str, Any]:
+        own = {"VLLAMA_CACHE": str(tmp_path / cache)}
+        done = command("ask", clip, "What?", *options, "-n", 4, "--seed", 1, "--json", *how, env=own)
+        row: dict[str, Any] = json.loads(done.stdout)
+        return row
+
+    def there(cache: str) -> dict[str, Any]:
+        found = command("index", "show", clip, "--json", env={"VLLAMA_CACHE": str(tmp_path / cache)})
+        row: dict[str, Any] = json.loads(found.stdout)
+        return row
+
+    indexed = command("index", clip, *options, env={"VLLAMA_CACHE": str(tmp_path / "all")})
+    assert indexed.returncode == 0, indexed.stderr
+    same = ("token_ids", "prompt_tokens", "frame_times", "audio_spans", "long", "frames_seen")
+    for long, pictures in ((None, 20 if model == "tiny" else 8), ("frames", 8), ("memory", 20), ("segments", 8)):
+        how = ("--at", "20", *(("--long", long) if long else ()))
+        row, full = asked(f"{long}", *how), asked("all", *how)
+        assert {name: row[name] for name in same} == {name: full[name] for name in same}, long
+        entry = there(f"{long}")
+        assert (entry["state"], entry["fps"]) == ("asked about", 0.0)
+        assert pictures <= entry["frames"] <= pictures + 8 + 2, long
+        assert entry["clips"] <= 8 + 11
+    # What was encoded of its beginning is not taken for the clip.
+    before = asked("fresh")
+    whole = asked("None")
+    assert {name: whole[name] for name in same} == {name: before[name] for name in same}
+
+
 def test_what_was_read_cannot_be_kept_and_is_answered_all_the_same(
     command: Vllama, tiny_bundle: Path, clip: Path, tmp_path: Path
 ) -> None:
@@ -109,6 +146,11 @@ _OWN_PROCESS = [  # one of each exit code
         (("ask", "none.mp4", "x", "--model", "nothing", "--top-p", "0"), 2, "--top-p is 0, which keeps no token"),
         (("chat", "--video", "none.mp4", "--model", "nothing", "--top-p", "0"), 2, "--top-p is 0, which keeps no"),
         (("ask", "{clip}", "x", "--model", "{bundle}", "--device", "tpu"), 2, "'tpu'"),
+        (("ask", "", "x", "--model", "{bundle}"), 4, "vllama: the clip's name is empty; "),
+        (("chat", "--video", "", "--model", "{bundle}"), 4, "vllama: the clip's name is empty; "),
+        (("ask", "https://example.org/a", "x", "--model", "{bundle}"), 4, "https://example.org/a: is an address; "),
+        (("chat", "--video", "-", "--model", "{bundle}"), 4, "vllama: -: stdin cannot be a clip"),
+        (("ask", "{bundle}", "x", "--model", "{bundle}"), 4, ": is a folder; "),
     ],
 )
 def test_wrong_use_is_one_line_and_a_documented_exit_code(

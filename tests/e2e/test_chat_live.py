@@ -100,7 +100,7 @@ def test_pause_forget_and_times_of_day(camera: MjpegServer, home: Path) -> None:
         assert row["frame_times"]
         assert row["started"] == began["started"]
         chat.until("nothing was seen or heard in that time")
-        chat.until("no time of day")
+        chat.until("not a time of day")
         chat.until("no question")
         chat.say("/forget", "/at last 1m what?", "/resume mic", "/resume camera")
         chat.until("forgot all that is kept, and what was said")
@@ -134,7 +134,7 @@ def test_a_microphone_alone_is_enough(pulse: Pulse, beeps: Path, home: Path) -> 
         ((), "give --video FILE, --webcam SOURCE or --mic DEVICE", SpecError),
         (("--video", "x.mp4", "--webcam", "0"), "--video cannot stand beside", SpecError),
         (("--webcam", "x.mp4", "--record", "r.jsonl"), "--record cannot stand beside", SpecError),
-        (("--webcam", "0", "--memory", "lots"), "'lots' is no size", SpecError),
+        (("--webcam", "0", "--memory", "lots"), "'lots' is not a size", SpecError),
         (("--webcam", "0", "--window", "0s"), "no time at all", SpecError),
         (("--webcam", "nothing-there.mp4", *MODEL), "nothing-there.mp4", DeviceError),
         (("--mic", "no such microphone", *MODEL), "no such microphone", DeviceError),

@@ -266,6 +266,9 @@ def test_broken_and_orphaned_timelines_are_listed_as_such(index: Run, clip: Path
         (("add", "none.mp4"), 4, "none.mp4"),
         (("{folder}",), 4, "holds no video"),
         (("none.mp4", "--fps", "-1"), 2, "--fps"),
+        (("",), 4, "vllama: the clip's name is empty; "),
+        (("https://example.org/a.mp4",), 4, "vllama: https://example.org/a.mp4: is an address; "),
+        (("-",), 4, "vllama: -: stdin cannot be a clip"),
     ],
 )
 def test_wrong_use_has_a_documented_exit_code(

@@ -86,7 +86,7 @@ def test_ctrl_c_is_quiet_while_modules_are_loaded(clip: Path, module: str) -> No
     [
         (("ask", "{clip}", "What?", "--long", "bogus"), "--long.*'bogus'.*'memory'", "vllama ask"),
         (("ask", "{clip}", "What?", "--top-p", "nan"), "--top-p.*'nan'", "vllama ask"),
-        (("ask", "{clip}", "What?", "--temperature", "inf"), "--temperature.*inf is no finite number", "vllama ask"),
+        (("ask", "{clip}", "What?", "--temperature", "inf"), "--temperature.*inf is not a finite number", "vllama ask"),
         (("ask", "{clip}", "What?", "--ctx-size", "1"), "--ctx-size.*equal to 2: '1'", "vllama ask"),
         (("ask", "-dash.mp4"), "-d in -dash.mp4; a file of that name is ./-dash.mp4", "vllama ask"),
         (("ask", "{clip}", "--lnog", "memory"), "--lnog.*--long", "vllama ask"),

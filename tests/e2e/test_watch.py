@@ -96,13 +96,23 @@ def test_a_command_that_fails_and_a_camera_that_is_gone_are_said_and_the_watch_g
         assert [json.loads(line)["state"] for line in watch.answers(2)] == ["on", "off"]
 
 
+def test_a_file_is_watched_to_its_end(films: tuple[Path, Path], home: Path) -> None:
+    with Running("watch", QUESTION, "--webcam", films[0], *FAST, "--all", *MODEL, home=home) as watch:
+        assert watch.end() == 0
+        rows = [json.loads(line) for line in watch.out]
+    assert [row["state"] for row in rows if row["changed"]][:1] == ["on"]
+    assert rows[-1]["frames"], "its last pictures were asked about"
+    said = [line for line in watch.err if "the miniature answers" not in line]
+    assert [line.rstrip().endswith(f"{films[0]}: ended") for line in said] == [True], said
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         ((QUESTION,), "give --webcam SOURCE, --mic DEVICE or both"),
         ((QUESTION, "--webcam", "0", "--on", "0.3"), "off no greater than on"),
         ((QUESTION, "--webcam", "0", "--every", "0s"), "--every 0s is no time at all"),
-        ((QUESTION, "--webcam", "0", "--every", "often"), "'often' is no time"),
+        ((QUESTION, "--webcam", "0", "--every", "often"), "'often' is not a time"),
         pytest.param(
             (QUESTION, "--webcam", "0", "--command", "echo 'x"),
             "close the quotation",

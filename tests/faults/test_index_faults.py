@@ -12,7 +12,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
 
 import av
 import numpy as np
@@ -20,10 +22,22 @@ import psutil
 import pytest
 
 from tests.conftest import KILLED, needs_ctrl_c
-from vllama.runtime import DiskFullError, Engine, FileError, MediaError, Span, SpecError, Timeline
+from vllama.runtime import (
+    DecodeError,
+    DiskFullError,
+    Engine,
+    FileError,
+    MediaError,
+    Span,
+    SpecError,
+    Timeline,
+    indexing,
+)
 from vllama.runtime.cache import saver
-from vllama.runtime.cache.catalogue import list_entries
-from vllama.runtime.cache.store import MOST_SMALL
+from vllama.runtime.cache.catalogue import find_entries, list_entries, remove_entry
+from vllama.runtime.cache.content import identify
+from vllama.runtime.cache.saved import timeline_folder
+from vllama.runtime.cache.store import MOST_SMALL, Store
 
 Features = list[tuple[float, float, bytes]]
 
@@ -296,6 +310,78 @@ def test_file_that_changes_while_it_is_read_is_said_and_nothing_of_it_is_kept(
     assert sum(entry.frames + entry.clips for entry in list_entries()) == 0
     assert _chunks(cache) == [] or sys.platform == "win32"  # where an empty one stands for what is still mapped
     assert engine.index(path).saved
+
+
+@pytest.fixture(params=["fails", "stopped"])
+def nothing_comes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> type[BaseException]:
+    """What every attempt to index ends in, before anything is encoded."""
+    error = {"fails": DecodeError, "stopped": KeyboardInterrupt}[request.param]
+
+    def end(*_: object) -> int:
+        raise error
+
+    monkeypatch.setattr(indexing, "count_samples" if request.param == "stopped" else "read_frames", end)
+    return error
+
+
+def _kept(cache: Path) -> list[Path]:
+    return [path for path in cache.rglob("*") if path.is_file() and path.parent.name != "verified"]
+
+
+def test_clip_of_which_nothing_was_encoded_leaves_nothing(
+    engine: Engine, minute: Path, cache: Path, nothing_comes: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(nothing_comes):
+        engine.index(minute, must_save=True)
+    assert (list_entries(), _kept(cache)) == ([], [])
+    monkeypatch.undo()
+    monkeypatch.setenv("VLLAMA_CACHE", str(cache))
+    kept = engine.index(minute, fps=0.0)
+    assert kept.saved
+
+
+def test_clip_of_which_something_is_kept_keeps_it_and_its_traces(
+    engine: Engine, minute: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.index(minute, fps=0.0)
+    before = _kept(cache)
+
+    def end(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(indexing, "read_frames", end)
+    with pytest.raises(KeyboardInterrupt):
+        engine.index(minute)
+    assert _kept(cache) == before
+    other = timeline_folder(engine.index(minute, fps=0.0).content, "of another model")
+    os.rename(list_entries()[0].folder, other)  # it is why the traces stay
+    with pytest.raises(KeyboardInterrupt):
+        engine.index(minute)
+    assert [entry.folder for entry in list_entries()] == [other]
+    assert [path.parent.name for path in _kept(cache) if path.parent != other] == ["contents"]
+
+
+def test_who_waited_for_one_that_leaves_nothing_goes_on(engine: Engine, minute: Path, cache: Path) -> None:
+    store = Store.of(identify(minute).sha256, engine.bundle.encoders_hash)
+    said: SimpleQueue[str] = SimpleQueue()
+    with ThreadPoolExecutor(1) as pool:
+        with pytest.raises(KeyboardInterrupt), store.writing(lambda process: False) as held:  # noqa: PT012
+            assert held
+            waiting = pool.submit(engine.index, minute, fps=0.0, must_save=True, note=said.put)
+            assert "waiting for that" in said.get(timeout=20)
+            raise KeyboardInterrupt
+        assert waiting.result().saved
+    assert [entry.state for entry in list_entries()] == ["asked about"]
+
+
+def test_what_a_killed_one_left_is_found_by_its_file_and_deleted(minute: Path, cache: Path, engine: Engine) -> None:
+    folder = Store.of(identify(minute).sha256, engine.bundle.encoders_hash).folder
+    folder.mkdir(parents=True)
+    (folder / "lock").touch()
+    (entry,) = find_entries(str(minute))
+    assert (entry.folder, entry.about) == (folder, None)
+    remove_entry(entry)
+    assert list_entries() == []
 
 
 def test_two_processes_index_the_same_clip_one_after_the_other(

@@ -97,7 +97,7 @@ def test_an_empty_file_a_letter_and_a_folder_are_refused(ask: Ask, tmp_path: Pat
     folder.mkdir()
     refused(ask(empty), "empty.mp4: is empty; get the file again")
     refused(ask(letter), "letter.mp4: cannot be decoded", "no media file")
-    refused(ask(folder), "folder.mp4: ", "give a video")
+    refused(ask(folder), "folder.mp4: is a folder; give a file of it, or encode all in it with `vllama index FOLDER`")
     if sys.platform != "win32":  # which has words of its own
         refused(ask(tmp_path / ("x" * 300)), "File name too long; ")
 
@@ -132,6 +132,48 @@ def test_sound_that_changes_its_form_is_refused(ask: Ask, tmp_path: Path) -> Non
     parts = [film(tmp_path / "a.aac", 0), film(tmp_path / "b.aac", 0, rate=22050, layout="mono")]
     path.write_bytes(b"".join(part.read_bytes() for part in parts))
     refused(ask(path), "44100 Hz, 2 channels to 22050 Hz, 1 channels; convert it")
+
+
+def test_damage_in_the_sound_of_a_joined_mp3_is_told_and_the_rest_is_heard(ask: Ask, tmp_path: Path) -> None:
+    path = film(tmp_path / "talk.mp3", 0, 3.0, audio="libmp3lame")
+    content = bytearray(path.read_bytes())
+    with av.open(path) as container:
+        packets = [(packet.pos or 0, packet.size) for packet in container.demux(audio=0) if packet.size]
+    for place, size in packets[40:60]:
+        content[place + 4 : place + size] = bytes([255] * (size - 4))
+    path.write_bytes(content)
+    done = ask(path)
+    note, line = done.stderr.splitlines()
+    assert note.endswith(" s of its sound are damaged and heard as silence"), done
+    assert line.startswith("saw nothing: a sound file; heard 0.0-"), done
+
+
+def test_sound_in_the_second_channel_alone_is_told(ask: Ask, tmp_path: Path) -> None:
+    path = tmp_path / "call.wav"
+    sound = np.stack([np.zeros(16000), 0.3 * np.sin(np.arange(16000) / 10)]).astype(np.float32)
+    with av.open(path, "w") as container:
+        stream = container.add_stream("pcm_s16le", 16000, layout="stereo")
+        block = av.AudioFrame.from_ndarray(sound, "fltp", "stereo")
+        block.sample_rate = 16000
+        container.mux(stream.encode(block) + stream.encode())
+    note, line = ask(path).stderr.splitlines()
+    assert "call.wav: only the first channel of its sound is heard, which is silent, and another is not; " in note
+    assert line.startswith("saw nothing: a sound file; heard 0.0-1.0")
+
+
+def test_a_cut_mp3_is_refused_and_a_cut_ogg_is_told(ask: Ask, tmp_path: Path) -> None:
+    song = cut(film(tmp_path / "song.mp3", 0, 3.0, audio="libmp3lame"), 0.6)
+    refused(ask(song), "song.mp3: says it has ", "it was cut, get the file again")
+    radio = cut(film(tmp_path / "radio.ogg", 0, 3.0, rate=48000, audio="libopus"), 0.6)
+    note, line = ask(radio).stderr.splitlines()
+    assert "radio.ogg: its last page is missing, so it may be cut" in note
+    assert line.startswith("saw nothing: a sound file; heard 0.0-")
+
+
+def test_a_protected_film_is_refused(ask: Ask, tmp_path: Path) -> None:
+    path = film(tmp_path / "film.mp4")
+    path.write_bytes(path.read_bytes().replace(b"mp4a", b"drms", 1))
+    refused(ask(path), "film.mp4: is copy-protected (DRM) and cannot be read; ")
 
 
 def test_ten_milliseconds_of_sound_are_refused_and_three_tenths_are_heard(ask: Ask, tmp_path: Path) -> None:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests.conftest import needs_links
 from vllama.cli.index import _clips
+from vllama.runtime.media import probe, read_frames
 
 
 @pytest.fixture
@@ -51,6 +55,59 @@ def test_what_is_hidden_is_left_out_and_links_to_folders_are_followed_once(tmp_p
     for link in ("here", "there"):
         (films / link).symlink_to(elsewhere)
     assert _clips([films]) == ([films / "day" / "clip.mp4", films / "here" / "clip.mp4"], [])
+
+
+@pytest.mark.parametrize(
+    ("name", "form", "video", "audio"),
+    [
+        ("book.m4b", "mp4", None, "aac"),
+        ("phone.qt", "mov", "libx264", "aac"),
+        ("web.f4v", "mp4", "libx264", "aac"),
+        ("camera.lrv", "mp4", "libx264", "aac"),
+        ("old.divx", "avi", "mpeg4", "aac"),
+        ("tape.mod", "mpeg", "mpeg2video", "mp2"),
+        ("tape.tod", "mpegts", "mpeg2video", "mp2"),
+        ("raw.h264", "h264", "libx264", None),
+        ("long.asf", "asf", "mpeg4", "aac"),
+        ("sound.au", "au", None, "pcm_s16be"),
+        ("sound.wv", "wv", None, "wavpack"),
+        ("picture.jfif", "", None, None),
+    ],
+)
+def test_what_is_media_by_its_name_can_be_opened(
+    tmp_path: Path, name: str, form: str, video: str | None, audio: str | None
+) -> None:
+    path = tmp_path / name
+    if form:
+        _write(path, form, video, audio)
+    else:
+        Image.new("RGB", (64, 48)).save(path, "JPEG")
+    assert _clips([tmp_path]) == ([path], [])
+    info = probe(path)
+    assert (bool(len(info.frame_times)), info.has_audio) == (not audio or bool(video), bool(audio))
+    if len(info.frame_times):
+        assert len([*read_frames(info, [0], 32)]) == 1
+
+
+def _write(path: Path, form: str, video: str | None, audio: str | None) -> None:
+    with av.open(path, "w", format=form) as container:
+        pictures = container.add_stream(video, 25) if video else None
+        sounds = container.add_stream(audio, 16000, layout="mono") if audio else None
+        if pictures:
+            assert isinstance(pictures, av.VideoStream)
+            pictures.width, pictures.height, pictures.pix_fmt = 64, 48, "yuv420p"
+            for shade in range(25):
+                pixels = np.full((48, 64, 3), 10 * shade, np.uint8)
+                container.mux(pictures.encode(av.VideoFrame.from_ndarray(pixels, "rgb24")))
+            container.mux(pictures.encode())
+        if sounds:
+            assert isinstance(sounds, av.AudioStream)
+            tone = (0.3 * np.sin(np.arange(16000) / 8)).astype(np.float32)[None]
+            frame = av.AudioFrame.from_ndarray(tone, "fltp", "mono")
+            frame.sample_rate = 16000
+            for each in av.AudioResampler(sounds.format, "mono", 16000).resample(frame):
+                container.mux(sounds.encode(each))
+            container.mux(sounds.encode())
 
 
 def test_what_is_no_media_by_its_name_is_named_up_to_five(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,7 +18,7 @@ def test_sizes_are_read_as_people_write_them(text: str, size: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "MB", "a lot", "-1MB", "1TB"])
 def test_what_is_no_size_is_said(text: str) -> None:
-    with pytest.raises(SpecError, match="is no size"):
+    with pytest.raises(SpecError, match="is not a size"):
         file_size(text)
 
 

@@ -33,6 +33,6 @@ def test_neither_kind_of_picture_takes_the_place_of_a_file(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("name", ["sheet", "sheet.mp4", "sheet.psd"])  # the last one can be read, not written
 def test_ending_that_names_no_picture_is_said_and_leaves_no_file(tmp_path: Path, name: str) -> None:
-    with pytest.raises(FileError, match=r"is no kind of picture to write; give a \.png or \.jpg"):
+    with pytest.raises(FileError, match=r"is not a picture format that can be written; give a \.png or \.jpg"):
         contact_sheet(_FRAMES, tmp_path / name)
     assert list(tmp_path.iterdir()) == []

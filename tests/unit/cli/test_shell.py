@@ -72,7 +72,7 @@ def test_as_many_words_as_make_a_span_are_the_span(shell: Noted, line: str, span
         ("", "no question"),
         ("0-1", "no question"),
         ("0:01 - 0:03", "no question"),
-        ("soon what?", "'soon' is no time"),
+        ("soon what?", "'soon' is not a time"),
         ("0:03 - 0:01 what?", "0:03 where it begins; swap them"),
         ("0:03 -0:01 what?", "0:03 where it begins; swap them"),
     ],

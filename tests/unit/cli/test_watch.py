@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import cast
 
@@ -13,15 +14,19 @@ from typer.testing import CliRunner
 
 from vllama.cli import options, watch
 from vllama.cli.app import app
-from vllama.cli.watch import Shower, ticks
+from vllama.cli.watch import Shower, has_ended, ticks
 from vllama.runtime import Budget, Engine, Live, SpecError
 from vllama.runtime.capture.clock import Clock
+from vllama.runtime.capture.source import SourceStatus
+from vllama.runtime.live.live import LiveStatus
 from vllama.runtime.live.watching import Score
 from vllama.runtime.types import Span
 
 SEEN = Score(Span(2.0, 4.0), 0.61, "a red circle?", (2.5, 3.5))
 UNDECIDED = Score(Span(2.0, 4.0), None, "The circle is red.", (2.5,))
 NOTHING = Score(Span(2.0, 4.0), None, "")
+ON = SourceStatus("source", "on", "", 1, 0, 0.0)
+ENDED = SourceStatus("source", "lost", "ended", 1, 0, 0.0)
 
 
 @pytest.fixture
@@ -48,6 +53,22 @@ def test_what_takes_a_while_moves_no_tick_and_what_was_missed_is_left_out(now: l
         at.append(now[0] - 100.0)
         now[0] += (0.5, 5.0, 0.5, 1.5)[number] if number < 4 else 0.0
     assert at == [2.0, 4.0, 10.0, 12.0, 14.0]
+
+
+@pytest.mark.parametrize(
+    ("camera", "microphone", "ended"),
+    [
+        (ENDED, None, True),
+        (ON, None, False),
+        (replace(ENDED, detail="nothing comes any more"), None, False),
+        (ENDED, ON, False),
+        (None, replace(ENDED, detail="unplugged"), False),
+    ],
+)
+def test_only_a_file_that_nothing_is_watched_beside_ends_it(
+    camera: SourceStatus | None, microphone: SourceStatus | None, ended: bool
+) -> None:
+    assert has_ended(LiveStatus(camera, microphone, 0.0, 0, 0, 0, 0, 0.0, 0)) == ended
 
 
 @pytest.fixture
@@ -116,7 +137,8 @@ def test_a_command_that_failed_is_said_though_nothing_changes_after_it(
     live: Live, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
-    source = SimpleNamespace(clock=live.clock, timeline=SimpleNamespace(reach=lambda second: None))
+    status = LiveStatus(ON, None, 0.0, 0, 0, 0, 0, 0.0, 0)
+    source = SimpleNamespace(clock=live.clock, timeline=SimpleNamespace(reach=lambda second: None), status=status)
 
     def until_said(step: float, end: float) -> Iterator[None]:
         began = time.monotonic()

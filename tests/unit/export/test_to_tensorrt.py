@@ -285,7 +285,12 @@ def test_progress_may_be_told_by_several_threads() -> None:
 def test_no_more_threads_build_than_were_asked_for(sound: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     builder, made = open_builder(NEWEST, 3), list[Any]()
     real = builder.library.module.Builder
-    monkeypatch.setattr(builder.library.module, "Builder", lambda log: made.append(real(log)) or made[-1])
+
+    def kept(log: object) -> Any:
+        made.append(real(log))
+        return made[-1]
+
+    monkeypatch.setattr(builder.library.module, "Builder", kept)
     add_engines(sound, builder, lambda part, done, total: None, lambda cost: None)
     assert [each.max_threads for each in made] == [3]
 

@@ -64,3 +64,16 @@ def test_closing_ends_the_thread_and_the_source() -> None:
     items.close()
     assert ended.is_set()
     assert not _threads()
+
+
+def test_ctrl_c_while_the_thread_begins_leaves_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = threading.Thread.start
+
+    def interrupted(thread: threading.Thread) -> None:
+        start(thread)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        next(ahead(iter(range(100)), 3))
+    assert not _threads()

@@ -105,6 +105,10 @@ def test_device_that_is_not_there_is_named(graph: Path) -> None:
     ("code", "words"),
     [
         ("raise ImportError('libstdc++ is too old')", "onnxruntime cannot be loaded (libstdc++ is too old); install"),
+        (
+            "try:\n    raise KeyboardInterrupt\nexcept BaseException as error:\n    raise ImportError('x') from error",
+            "KeyboardInterrupt",
+        ),
         ("import numpy.nothing", "onnxruntime cannot be loaded (No module named 'numpy.nothing'); install"),
         (
             None,

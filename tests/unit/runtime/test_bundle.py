@@ -140,7 +140,7 @@ def test_hashing_is_told_piece_by_piece(folder: Path, monkeypatch: pytest.Monkey
 def test_place_of_models_that_is_a_file_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "models").touch()
     monkeypatch.setenv("VLLAMA_MODELS", str(tmp_path / "models"))
-    with pytest.raises(FileError, match=r"models: is no folder; set VLLAMA_MODELS to one"):
+    with pytest.raises(FileError, match=r"models: is not a folder; set VLLAMA_MODELS to one"):
         find_bundle()
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from vllama.runtime import BackendError, Engine, SpecError, Timeline
+from vllama.runtime import BackendError, Engine, Span, SpecError, Timeline
 from vllama.runtime.capture.clock import Clock
 from vllama.runtime.types import Float32
 
@@ -25,6 +25,8 @@ def engine() -> Iterator[Engine]:
         ({"threads": 0}, "threads is 0; use 1 to 512"),
         ({"threads": -3}, "threads is -3; use 1 to 512"),
         ({"threads": 513}, "threads is 513; use 1 to 512"),
+        ({"threads": 1.5}, "threads is 1.5; use 1 to 512"),
+        ({"n_ctx": 300.0}, "n_ctx is 300.0; use 2 to 1048576"),
         ({"n_ctx": 0}, "n_ctx is 0; use 2 to 1048576"),
         ({"n_ctx": 1 << 21}, "n_ctx is 2097152; use 2 to 1048576"),
         ({"gpu_layers": "everything"}, "gpu_layers is 'everything'; use 'auto', 'all', or a number from 0 on"),
@@ -80,6 +82,16 @@ def test_a_conversation_says_that_its_engine_was_closed() -> None:
     assert len(begun.turns) == 1
 
 
+def test_a_score_of_what_a_clip_does_not_have_is_refused_as_a_question_is() -> None:
+    with Engine.open("miniature", device="cpu", threads=1, n_ctx=300) as engine:
+        blank = Timeline(engine.bundle.encoders_hash, "", "video", 0, 6.0, 1.0, sound=False)
+        late, asked = Span(90.0, 100.0), engine.yes_no("Is there a circle?", blank)
+        for use in (lambda: asked.score(late), lambda: engine.chat(blank).ask("What?", late)):
+            with pytest.raises(SpecError, match="the clip is 0:06 long, and 1:30 is not in it"):
+                use()
+        assert asked.score(Span(1.0, 100.0)).span == Span(1.0, 6.0)
+
+
 class _Graph:
     """Says that it was closed, or fails."""
 
@@ -114,6 +126,13 @@ def test_sources_of_ones_own_are_followed_by_the_same_rules(engine: Engine, fps:
         engine.follow(unused, None, Clock(), fps=fps)
     with pytest.raises(SpecError, match="neither camera nor microphone"):
         engine.follow(None, None, Clock())
+
+
+def test_a_rate_that_is_beyond_all_floats_is_refused(engine: Engine, clip: Path) -> None:
+    with pytest.raises(SpecError, match=r"fps is 1e\+400; use 0 to 1000"):
+        engine.index(clip, fps=10**400)
+    with pytest.raises(SpecError, match=r"fps is 1e\+400; use more than 0, and at most 60"):
+        engine.watch(camera=0, fps=10**400)
 
 
 def test_model_without_an_audio_branch_follows_no_microphone(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
-from vllama.runtime.errors import MediaError
+from vllama.runtime.errors import MediaError, ShapeError
 from vllama.runtime.fbank import clip_bounds, clip_fbanks, fbank
 from vllama.runtime.spec import AudioSpec
 from vllama.runtime.types import Samples
@@ -104,3 +106,25 @@ def test_clips_lie_within_the_sound_and_have_one_length(audio: AudioSpec) -> Non
         assert len(bounds) == audio.num_clips
         assert all(0 <= first < last <= count and last - first in (32000, 31999) for first, last in bounds), count
         assert bounds == sorted(bounds), count
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"data": np.zeros((1, 800))}, "sound is float64 (1, 800) and the encoder takes float32 (channels, n)"),
+        ({"data": np.zeros((1, 800), np.int16)}, "sound is int16 (1, 800) and the encoder takes float32 (channels, n)"),
+        ({"data": np.zeros(800, np.float32)}, "sound is float32 (800,) and the encoder takes float32 (channels, n)"),
+        ({"data": np.zeros((0, 800), np.float32)}, "sound is float32 (0, 800) and the encoder takes float32"),
+        ({"data": [0.0]}, "sound is list and the encoder takes float32 (channels, n)"),
+        ({"data": np.full((1, 800), np.nan, np.float32)}, "sound from 0.0 s is not finite"),
+        ({"start": float("inf")}, "sound from inf s is not finite"),
+        ({"sample_rate": 44100}, "sound is at 44100 Hz and the encoder takes 16000 Hz; resample it"),
+    ],
+)
+def test_sound_of_another_kind_is_refused(audio: AudioSpec, change: dict[str, Any], said: str) -> None:
+    right = Samples(0.0, np.zeros((1, 800), np.float32), 16000)
+    with pytest.raises(ShapeError) as error:
+        clip_fbanks([right, replace(right, **change)], audio)
+    assert said in str(error.value)
+    with pytest.raises(ShapeError, match="there is no sound to encode"):
+        clip_fbanks([], audio)

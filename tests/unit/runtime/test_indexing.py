@@ -10,6 +10,7 @@ from vllama.runtime.fbank import clip_bounds
 from vllama.runtime.indexing import Missing, Need, find_missing, is_covered
 from vllama.runtime.media import MediaInfo
 from vllama.runtime.pixels import frame_indices
+from vllama.runtime.segments import plan_segments
 from vllama.runtime.spec import ModelSpec
 from vllama.runtime.timeline import ClipFeature, FrameFeature, Timeline
 from vllama.runtime.types import Span
@@ -18,19 +19,25 @@ _RATE = 10
 _SECONDS = 60
 _LENGTH = _RATE * _SECONDS
 _INFO = MediaInfo(Path("clip.mp4"), "video", np.arange(_LENGTH) / _RATE, _RATE, _SECONDS, True, sound_start=0.25)
+_MANY = [
+    _INFO,
+    replace(_INFO, frame_times=np.arange(0.0, 60.0, 3.0), frame_rate=1 / 3),  # slower than a picture each second
+    replace(_INFO, frame_times=np.concatenate([np.arange(100) / 10, 40 + np.arange(100) / 10])),  # with a gap
+    replace(_INFO, frame_times=np.random.default_rng(0).exponential(0.1, 500).cumsum(dtype=np.float64)),  # unsteady
+]
 
 
-def _timeline(spec: ModelSpec) -> Timeline:
-    timeline = Timeline("m", "c", "video", _LENGTH, _SECONDS, _RATE, sound=True)
+def _timeline(spec: ModelSpec, info: MediaInfo = _INFO) -> Timeline:
+    timeline = Timeline("m", "c", "video", len(info.frame_times), _SECONDS, info.frame_rate, sound=True)
     assert spec.audio
     timeline.samples = 59 * spec.audio.sample_rate
     return timeline
 
 
-def _encode(timeline: Timeline, missing: Missing, spec: ModelSpec) -> None:
+def _encode(timeline: Timeline, missing: Missing, spec: ModelSpec, info: MediaInfo = _INFO) -> None:
     assert spec.audio
     for index in missing.frames:
-        timeline.add_frame(FrameFeature(index, float(_INFO.frame_times[index]), np.zeros((1, 1), np.float16)))
+        timeline.add_frame(FrameFeature(index, float(info.frame_times[index]), np.zeros((1, 1), np.float16)))
     rate = spec.audio.sample_rate
     clips = [
         ClipFeature(_INFO.sound_start + first / rate, _INFO.sound_start + last / rate, np.zeros(1, np.float16))
@@ -42,12 +49,16 @@ def _encode(timeline: Timeline, missing: Missing, spec: ModelSpec) -> None:
         timeline.add_clip(clip)
 
 
-def _index(timeline: Timeline, need: Need, spec: ModelSpec) -> Missing:
-    missing = find_missing(_INFO, timeline, need, spec)
-    _encode(timeline, missing, spec)
-    timeline.fps = max(timeline.fps, need.fps)
-    timeline.listened |= need.fps > 0 and need.audio
+def _index(timeline: Timeline, need: Need, spec: ModelSpec, info: MediaInfo = _INFO) -> Missing:
+    missing = find_missing(info, timeline, need, spec)
+    _encode(timeline, missing, spec, info)
+    timeline.fps = max(timeline.fps, need.fps_throughout)
+    timeline.listened |= need.fps_throughout > 0 and need.audio
     return missing
+
+
+def _numbers(frames: list[FrameFeature]) -> list[int]:
+    return [frame.index for frame in frames]
 
 
 def test_question_about_the_whole_clip_needs_what_the_rule_says(vicuna_spec: ModelSpec) -> None:
@@ -132,6 +143,54 @@ def test_question_about_a_span_sees_what_it_would_of_a_fully_encoded_clip(vicuna
         np.testing.assert_allclose(starts, rule, atol=1e-4)
 
 
+def _moments(info: MediaInfo) -> list[Span]:
+    return [Span.at(second) for second in (0.0, 0.4, 3.0, 7.0, 8.7, 30.05, 55.5, 59.5, 60.0) if second <= info.duration]
+
+
+@pytest.mark.parametrize("info", _MANY)
+def test_question_about_a_moment_sees_and_hears_what_it_would_of_a_clip_that_is_encoded_throughout(
+    vicuna_spec: ModelSpec, info: MediaInfo
+) -> None:
+    count = vicuna_spec.video.num_frames
+    for span in _moments(info):
+        full, led, around = (_timeline(vicuna_spec, info) for _ in range(3))
+        _index(full, Need(fps=1.0, span=span.within(info.duration)), vicuna_spec, info)
+        _index(led, Need(fps=1.0, span=span), vicuna_spec, info)
+        _index(around, Need(span=span), vicuna_spec, info)
+        for timeline in (led, around):
+            pieces = plan_segments(span.within(info.duration), len(full.frames_in(span)), count)
+            for looked in (span, *(piece.span for piece in pieces)):
+                chosen, wanted = (_numbers(each.choose_frames(count, looked)) for each in (timeline, full))
+                assert chosen == wanted, (span, looked)
+            assert _numbers(timeline.frames_in(span)) == _numbers(full.frames_in(span)), span
+            heard, there = ([c.start for c in each.choose_clips(8, 2.0, span)] for each in (timeline, full))
+            assert heard == there, span
+        until, all_until = (
+            [frame.index for frame in each.frames_in() if frame.time <= span.end] for each in (led, full)
+        )
+        assert until == all_until, span
+
+
+def test_of_a_moment_no_more_is_encoded_than_a_question_about_it_can_use(vicuna_spec: ModelSpec) -> None:
+    rule, span = {*frame_indices(8, _LENGTH)}, Span.at(30.0)
+    led = find_missing(_INFO, _timeline(vicuna_spec), Need(fps=1.0, span=span), vicuna_spec)
+    assert {*led.frames} - rule == {*range(0, 31 * _RATE + 1, _RATE)} - rule
+    around = find_missing(_INFO, _timeline(vicuna_spec), Need(span=span), vicuna_spec)
+    assert {*around.frames} - rule == {*range(23 * _RATE, 31 * _RATE + 1, _RATE)} - rule
+    assert led.clips == around.clips
+    starts = [_INFO.sound_start + first / 16000 for first, _ in led.clips]
+    assert starts == [second + _INFO.sound_start for second in range(21, 31)]
+    assert Need(fps=1.0, span=span).fps_throughout == 0.0 < Need(fps=1.0, span=Span(29.0, 30.0)).fps_throughout
+
+
+def test_moment_of_an_indexed_clip_needs_nothing(vicuna_spec: ModelSpec) -> None:
+    timeline = _timeline(vicuna_spec)
+    _index(timeline, Need(fps=1.0), vicuna_spec)
+    for need in (Need(span=Span.at(30.0)), Need(fps=1.0, span=Span.at(30.0))):
+        assert is_covered(timeline, need, vicuna_spec)
+        assert len(find_missing(_INFO, timeline, need, vicuna_spec)) == 0
+
+
 def test_span_of_an_indexed_clip_needs_nothing_unless_it_is_short(vicuna_spec: ModelSpec) -> None:
     timeline = _timeline(vicuna_spec)
     _index(timeline, Need(fps=1.0), vicuna_spec)
@@ -203,3 +262,17 @@ def test_missing_picture_is_compared_with_the_one_before_it_that_stands_for_itse
     missing = find_missing(_INFO, timeline, Need(fps=0.1), vicuna_spec)
     assert {200, 300, 500} <= {*missing.frames}
     assert sorted(missing.known) == [0, 150, 250, 400]  # 250 is an encoded one to the bit, 450 only resembles one
+
+
+def test_sound_that_an_index_left_out_is_missing_however_dense_its_pictures_are(vicuna_spec: ModelSpec) -> None:
+    timeline = _timeline(vicuna_spec)
+    for need in (Need(), Need(fps=1.0, audio=False)):
+        _index(timeline, need, vicuna_spec)
+    assert not is_covered(timeline, Need(fps=1.0), vicuna_spec)
+
+
+def test_span_of_an_index_without_sound_still_needs_to_be_heard(vicuna_spec: ModelSpec) -> None:
+    timeline = _timeline(vicuna_spec)
+    for need in (Need(), Need(fps=1.0, audio=False)):
+        _index(timeline, need, vicuna_spec)
+    assert not is_covered(timeline, Need(span=Span(10.0, 50.0)), vicuna_spec)

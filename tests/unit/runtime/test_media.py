@@ -16,7 +16,9 @@ import pytest
 
 from vllama.runtime import media
 from vllama.runtime.errors import DecodeError, MediaError
-from vllama.runtime.media import MediaInfo, probe, read_frames, read_sound
+from vllama.runtime.fields import Fields
+from vllama.runtime.media import MediaInfo, probe, read_frames
+from vllama.runtime.sound import read_sound
 
 _BITS = 10
 _H264 = {"crf": "16", "preset": "veryfast"}
@@ -183,6 +185,132 @@ def damage(path: Path, kind: str, packets: range | None = None) -> Path:
         content[pos : pos + size] = random.integers(0, 256, size, np.uint8).tobytes()
     path.write_bytes(content)
     return path
+
+
+def _behind_codes(bits: str, place: int, count: int) -> int:
+    """Where so many Exp-Golomb codes end that begin there."""
+    for _ in range(count):
+        zeros = bits.index("1", place) - place
+        place += 2 * zeros + 1
+    return place
+
+
+def _unit(head: int, bits: str) -> bytes:
+    """A unit of H.264 behind its start code."""
+    bits = bits.rstrip("0")  # the last 1 is the stop bit
+    bits += "0" * (-len(bits) % 8)
+    made = bytearray()
+    for byte in bytes([head, *(int(bits[i : i + 8], 2) for i in range(0, len(bits), 8))]):
+        made += b"\3" * (byte <= 3 and made[-2:] == b"\0\0") + bytes([byte])
+    return b"\0\0\0\1" + made
+
+
+def fields(folder: Path, pictures: int) -> list[bytes]:
+    """Numbered pictures as pairs of interlaced fields, made of pictures of half their height."""
+    options = {"preset": "ultrafast", "x264-params": "bframes=0:keyint=1:slices=1"}
+    plain = write(folder / "plain.h264", pictures, options=options, size=(160, 48), form="h264").read_bytes()
+    begin, made = b"", list[bytes]()
+    for unit in filter(None, plain.replace(b"\0\0\0\1", b"\0\0\1").split(b"\0\0\1")):
+        bits = "".join(f"{byte:08b}" for byte in unit[1:].replace(b"\0\0\3", b"\0\0"))
+        if unit[0] & 31 == 7:  # profile and level are 24 bits; codes; one flag; width and height; frame_mbs_only_flag
+            place = _behind_codes(bits, _behind_codes(bits, 24, 4) + 1, 2)
+            begin += _unit(unit[0], bits[:place] + "001" + "001")  # neither cropping nor the rate of the plain ones
+        elif unit[0] & 31 == 8:
+            begin += _unit(unit[0], bits)
+        elif unit[0] & 31 == 5:
+            place = _behind_codes(bits, 0, 3) + 4  # behind frame_num; then idr_pic_id and two flags
+            end = _behind_codes(bits, place, 1)
+            top, bottom = f"{bits[:place]}10{bits[place:]}", f"{bits[:place]}110{bits[end + 2 :]}"
+            made += [begin + _unit(unit[0], top), _unit(unit[0] & 0xE0 | 1, bottom)]
+            begin = b""
+    return made
+
+
+def interlaced(path: Path, packets: list[bytes], per_packet: int = 1) -> Path:
+    """Fields at 50 per second, so many in each packet of the file."""
+    raw = path.with_suffix(".raw.h264")
+    raw.write_bytes(b"".join(packets))
+    with av.open(raw, format="h264") as source, av.open(path, "w") as container:
+        stream = container.add_stream_from_template(source.streams.video[0])
+        for number in range(0, len(packets), per_packet):
+            packet = av.Packet(b"".join(packets[number : number + per_packet]))
+            packet.stream, packet.time_base = stream, Fraction(1, 50)
+            packet.pts = packet.dts = number
+            packet.duration, packet.is_keyframe = per_packet, number % 2 == 0
+            container.mux(packet)
+    return path
+
+
+@pytest.mark.parametrize(("name", "per_packet"), [("tv.ts", 1), ("avchd.ts", 2), ("field.mp4", 1), ("field.mkv", 1)])
+def test_two_fields_are_one_picture(name: str, per_packet: int, tmp_path: Path) -> None:
+    info = probe(interlaced(tmp_path / name, fields(tmp_path, 24), per_packet))
+    np.testing.assert_allclose(info.frame_times, np.arange(24) / 25, atol=2e-3)
+    assert numbers(info) == list(range(24))
+    assert numbers(info, [0, 7, 23]) == [0, 7, 23]
+    assert info.frame_rate == pytest.approx(25.0, rel=1e-3)
+    assert info.duration == pytest.approx(0.96, abs=5e-3)
+
+
+@pytest.mark.parametrize("extra", ["", ":cqm=jvt", ":8x8dct=0:cabac=0"])
+@pytest.mark.parametrize("name", ["tv.ts", "tv.mp4"])
+def test_interlaced_pictures_whose_fields_are_not_apart_are_one_each(name: str, extra: str, tmp_path: Path) -> None:
+    options = {"crf": "16", "preset": "medium", "x264-params": f"interlaced=1:bframes=3:keyint=12{extra}"}
+    path = write(tmp_path / name, 24, options=options)
+    with av.open(path) as container:
+        stream = container.streams.video[0]
+        seen = Fields(stream.codec_context.extradata or b"")
+        assert seen.are_possible
+        assert not any(seen.is_second(bytes(packet)) or seen.is_open for packet in container.demux(stream))
+    assert numbers(probe(path)) == list(range(24))
+
+
+@pytest.mark.parametrize("interlaced", [True, False])
+def test_scaling_lists_stand_before_what_tells_of_fields(interlaced: bool) -> None:
+    lists = "1" + 16 * "010" + "1" + "000010001" + 6 * "0"  # of 16 steps; one that ends at once; six that are not there
+    high = f"{100:08b}{0:08b}{40:08b}" + "1" + "010" + "1" + "1" + "0" + "1" + lists
+    rest = "00101" + "011" + "010" + "0" + "010" + "010" + ("0" if interlaced else "1") + "1" + "1"
+    assert Fields(_unit(0x67, high + rest)).are_possible == interlaced
+
+
+def test_two_fields_without_times_are_one_picture(tmp_path: Path) -> None:
+    (tmp_path / "field.h264").write_bytes(b"".join(fields(tmp_path, 24)))
+    assert numbers(probe(tmp_path / "field.h264")) == list(range(24))
+
+
+def test_a_broadcast_that_was_cut_between_two_fields_ends_with_the_picture_before(tmp_path: Path) -> None:
+    info = probe(interlaced(tmp_path / "tv.ts", fields(tmp_path, 24)[:-1]))
+    assert numbers(info) == list(range(23))
+
+
+def test_a_field_without_its_other_one_is_no_picture(tmp_path: Path) -> None:
+    packets = fields(tmp_path, 24)
+    info = probe(interlaced(tmp_path / "tv.ts", packets[:21] + packets[22:]))
+    assert numbers(info) == [*range(10), *range(11, 24)]
+
+
+@pytest.mark.parametrize("offsets", [(3600, 0), (0, 7200), (0, 0)])
+def test_joined_broadcasts_are_as_long_as_both_and_their_sound_is_beside_their_pictures(
+    offsets: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, content = tmp_path / "joined.ts", b""
+    for offset in offsets:
+        options = {"output_ts_offset": str(offset)}
+        content += write(path, 60, tone(6, 44100), options=_H264, gop=12, container_options=options).read_bytes()
+    path.write_bytes(content)
+    info = probe(path)
+    assert info.duration == pytest.approx(12.0, abs=0.2)
+    assert heard(info).shape[1] == pytest.approx(12 * 44100, abs=5000)
+    np.testing.assert_allclose(info.frame_times, info.frame_times[0] + np.arange(120) / 10, atol=0.2)
+    assert max(info.frame_times[0], info.sound_start) == pytest.approx(0.0, abs=0.1)
+    monkeypatch.setattr(media, "_SEEK_FRAMES", 4)
+    assert numbers(info, [0, 59, 60, 119]) == [0, 59, 0, 59]
+
+
+def test_joined_sound_is_as_long_as_both(tmp_path: Path) -> None:
+    path = write(tmp_path / "radio.ogg", 0, tone(3, 48000), audio="libopus", rate=48000)
+    path.write_bytes(2 * path.read_bytes())
+    info = probe(path)
+    assert info.duration == pytest.approx(heard(info).shape[1] / 48000, abs=0.05)
 
 
 def test_one_picture_is_a_video_of_one(tmp_path: Path) -> None:
@@ -362,6 +490,7 @@ def test_time_and_sound_come_from_the_same_one_of_two_tracks(tmp_path: Path) -> 
         aside = container.add_stream("pcm_s16le", 16000, layout="mono")
         main = container.add_stream("pcm_s16le", 16000, layout="stereo")
         aside.disposition, main.disposition = av.stream.Disposition(0), av.stream.Disposition.default
+        aside.metadata["language"], main.metadata["language"] = "ger", "eng"
         for stream, layout, start in ((aside, "mono", 0), (main, "stereo", 16000)):
             block = av.AudioFrame.from_ndarray(tone(2, 16000, 1 + (layout == "stereo")), "fltp", layout)
             block.sample_rate, block.time_base, block.pts = 16000, Fraction(1, 16000), start
@@ -370,6 +499,34 @@ def test_time_and_sound_come_from_the_same_one_of_two_tracks(tmp_path: Path) -> 
     info = probe(path)
     assert info.sound_start == pytest.approx(1.0, abs=1e-3)
     assert (len(heard(info)), info.tracks) == (2, 2)
+    (note,) = info.sound_notes()
+    assert note == ("hears sound track 2 of 2 (eng); for another: ffmpeg -i FILE -map 0:v -map 0:a:0 -c copy NEW.mkv")
+
+
+@pytest.mark.parametrize("unknown", [0, 1])
+def test_sound_that_has_no_decoder_is_no_track(unknown: int, tmp_path: Path) -> None:
+    """As the `apac` beside the stereo sound of an iPhone."""
+    path = tmp_path / "phone.mov"
+    with av.open(path, "w") as container:
+        streams = [container.add_stream("pcm_s16le", 16000, layout="mono") for _ in range(2)]
+        for stream, loud in zip(streams, (0.25, 0.5), strict=True):
+            block = av.AudioFrame.from_ndarray(np.full((1, 16000), loud, np.float32), "fltp", "mono")
+            block.sample_rate = 16000
+            container.mux(stream.encode(block) + stream.encode())
+    content = path.read_bytes()
+    places = [content.index(b"sowt"), content.index(b"sowt", content.index(b"sowt") + 4)]
+    path.write_bytes(content[: places[unknown]] + b"apac" + content[places[unknown] + 4 :])
+    info = probe(path)
+    assert (info.tracks, info.sound_notes()) == (1, [])
+    assert heard(info).mean() == pytest.approx((0.5, 0.25)[unknown], abs=1e-4)
+
+
+def test_a_file_whose_only_sound_has_no_decoder_says_so(tmp_path: Path) -> None:
+    path = write(tmp_path / "phone.mov", 5, tone(1, 16000, 1), audio="pcm_s16le", rate=16000, layout="mono")
+    info = probe(patched(path, b"sowt", 0, b"apac"))
+    assert (info.has_audio, numbers(info)) == (True, list(range(5)))
+    with pytest.raises(DecodeError, match=r"phone.mov: its sound cannot be decoded \(decoder not found"):
+        heard(info)
 
 
 @pytest.mark.parametrize(
@@ -444,6 +601,93 @@ def test_sound_that_changes_its_form_is_refused(tmp_path: Path) -> None:
     path.write_bytes(first.read_bytes() + second.read_bytes())
     with pytest.raises(DecodeError, match="44100 Hz, 2 channels to 22050 Hz, 1 channels; convert"):
         heard(probe(path))
+
+
+def test_sound_that_changes_only_its_channels_goes_on_with_the_first(tmp_path: Path) -> None:
+    path, content = tmp_path / "tv.ac3", b""
+    for layout, channels in (("stereo", 2), ("5.1", 6)):
+        sound = tone(0.5, 48000, channels)
+        content += write(path, 0, sound, audio="ac3", rate=48000, layout=layout).read_bytes()
+    path.write_bytes(content)
+    sound = heard(probe(path))
+    assert sound.shape == (2, pytest.approx(48000, abs=3100))
+    for part in np.split(sound[0, :40000], 10)[1:]:
+        assert np.abs(part).max() == pytest.approx(0.4, abs=0.05)
+
+
+def test_damaged_sound_of_a_broadcast_is_silence(tmp_path: Path) -> None:
+    path = write(tmp_path / "tv.ts", 40, tone(4, 48000), audio="aac", rate=48000, options=_H264)
+    with av.open(path) as container:
+        (stream,) = container.streams.audio
+        begins = {p.pos: float(p.pts * p.time_base) for p in container.demux(stream) if p.pos and p.pts and p.time_base}
+        number = stream.id
+    content, time, first = bytearray(path.read_bytes()), 0.0, min(begins.values())
+    for place in range(0, len(content), 188):
+        if int.from_bytes(content[place + 1 : place + 3], "big") & 0x1FFF == number:
+            time = begins.get(place, time)
+            if 1.0 <= time - first < 2.0 or time - first > 3.8:
+                content[place + 60 : place + 188] = 128 * b"\x55"
+    path.write_bytes(content)
+    info = probe(path)
+    sound = heard(info)
+    assert sound.shape[1] == pytest.approx(4 * 48000, abs=3000)
+    tenths = np.abs(sound[0, : 38 * 4800]).reshape(-1, 4800).max(1)
+    assert (tenths[11:20] == 0.0).all()
+    assert (tenths[[*range(1, 10), *range(21, 38)]] > 0.3).all()
+    (note,) = info.heard.notes()
+    assert note.endswith(" s of its sound are damaged and heard as silence")
+    assert float(note.split()[0]) == pytest.approx(1.1, abs=0.2)
+    heard(info)
+    assert info.heard.notes() == [], "it was told"
+
+
+def test_joined_mp3_is_heard_as_a_whole(tmp_path: Path) -> None:
+    path = write(tmp_path / "joined.mp3", 0, tone(2, 44100), audio="libmp3lame")
+    path.write_bytes(2 * path.read_bytes())
+    info = probe(path)
+    assert heard(info).shape[1] == pytest.approx(4 * 44100, abs=6000)
+
+
+def test_a_broadcast_of_which_no_sound_can_be_decoded_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "tv.ts", 10, tone(1, 48000), audio="aac", rate=48000, options=_H264)
+    info = probe(path)
+    content = bytearray(path.read_bytes())
+    with av.open(path) as container:
+        places = [packet.pos or 0 for packet in container.demux(audio=0) if packet.size]
+    for place in places:
+        content[place + 30 : place + 180] = 150 * b"\xff"
+    path.write_bytes(content)
+    with pytest.raises(DecodeError, match=r"tv.ts: its sound cannot be decoded"):
+        heard(info)
+
+
+@pytest.mark.parametrize(
+    ("share", "what"),
+    [
+        (slice(20, 21), r"data .*, at 0\.\d s\); convert it, or"),
+        (slice(-1, None), r"at \d\.\d s\); it may be cut: get"),
+    ],
+)
+def test_sound_that_cannot_be_decoded_says_where(share: slice, what: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "clip.mp4", 10, tone(1, 44100))
+    with av.open(path) as container:
+        count = sum(packet.size > 0 for packet in container.demux(audio=0))
+    info = probe(damage(path, "audio", range(count)[share]))
+    with pytest.raises(DecodeError, match=what + r".*; to convert: ffmpeg -i FILE -c:v copy NEW.mkv"):
+        heard(info)
+
+
+@pytest.mark.parametrize(("silent", "told"), [([0], True), ([1], False), ([0, 1], False), ([], False)])
+def test_sound_that_is_only_in_another_channel_than_the_first_is_told(
+    silent: list[int], told: bool, tmp_path: Path
+) -> None:
+    sound = tone(0.5, 16000)
+    sound[silent] = 0.0
+    info = probe(write(tmp_path / "call.wav", 0, sound, audio="pcm_s16le", rate=16000))
+    heard(info)
+    assert [note.startswith("only the first channel of its sound is heard") for note in info.heard.notes()] == [
+        True
+    ] * told
 
 
 def test_sound_that_is_no_number_is_refused(tmp_path: Path) -> None:

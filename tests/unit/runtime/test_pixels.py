@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
+from vllama.runtime.errors import ShapeError
 from vllama.runtime.pixels import frame_indices, pixel_values, timestamps
 from vllama.runtime.registry import find_spec
 from vllama.runtime.spec import VideoSpec
@@ -57,6 +60,20 @@ def test_pixels_are_scaled_and_normalised_per_channel(video: VideoSpec) -> None:
     np.testing.assert_allclose(values[0, :, 1, 0], -mean / std, rtol=1e-6)
 
 
-def test_pixels_of_another_size_are_a_broken_promise(video: VideoSpec) -> None:
-    with pytest.raises(AssertionError, match="5, 5, 3"):
-        pixel_values([Frame(0, 0.0, np.zeros((5, 5, 3), np.uint8))], video)
+@pytest.mark.parametrize(
+    ("pixels", "kind"),
+    [
+        (np.zeros((5, 5, 3), np.uint8), "uint8 (5, 5, 3)"),
+        (np.zeros((224, 224, 4), np.uint8), "uint8 (224, 224, 4)"),
+        (np.zeros((224, 224), np.uint8), "uint8 (224, 224)"),
+        (np.zeros((224, 224, 3), np.float32), "float32 (224, 224, 3)"),
+        ([[0, 0, 0]], "list"),
+    ],
+)
+def test_pixels_of_another_kind_are_refused(video: VideoSpec, pixels: Any, kind: str) -> None:
+    right = np.zeros((224, 224, 3), np.uint8)
+    with pytest.raises(ShapeError) as error:
+        pixel_values([Frame(0, 0.0, right), Frame(1, 0.1, pixels)], video)
+    assert str(error.value) == f"a picture is {kind} and the encoder takes uint8 (224, 224, 3), RGB; stretch it to that"
+    with pytest.raises(ShapeError, match="there is no picture to encode"):
+        pixel_values([], video)

@@ -77,6 +77,17 @@ def test_the_rate_that_is_wanted_passes_through() -> None:
     assert resampler.finish().size == 0
 
 
+@pytest.mark.parametrize("rate", _RATES)
+def test_one_that_begins_later_makes_the_same_bit_for_bit(rate: int) -> None:
+    samples = np.random.default_rng(3).uniform(-1, 1, (2, 4 * rate)).astype(np.float32)
+    whole = resampled(samples, rate, 16000, [1024])
+    for number in (0, 1, 20000, 33333, 50001):
+        taken, made = Resampler(rate, 16000).begin_for(number)
+        assert made <= number
+        part = resampled(samples[:, taken:], rate, 16000, [700])
+        np.testing.assert_array_equal(part[:, number - made :], whole[:, number:], err_msg=str(number))
+
+
 def test_nothing_pushed_becomes_nothing() -> None:
     assert Resampler(44100, 16000).finish().shape == (1, 0)
 

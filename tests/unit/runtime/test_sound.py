@@ -1,17 +1,23 @@
 from __future__ import annotations
 
+import struct
 import subprocess
 import sys
 import wave
+from fractions import Fraction
 from pathlib import Path
+from typing import cast
 
 import av
 import numpy as np
 import pytest
 
+from vllama.runtime import sound
 from vllama.runtime.errors import MediaError
 from vllama.runtime.media import probe
-from vllama.runtime.sound import count_samples, read_samples
+from vllama.runtime.resample import Resampler
+from vllama.runtime.sound import count_samples, read_samples, read_sound
+from vllama.runtime.types import Float32
 
 
 def write(path: Path, seconds: float, rate: int, channels: int = 1) -> Path:
@@ -37,6 +43,84 @@ def test_stretches_of_sound_are_slices_of_the_whole(rate: int, channels: int, tm
     for (first, last), part in zip(bounds, parts, strict=True):
         assert part.start == first / 16000
         np.testing.assert_array_equal(part.data, whole.data[:, first:last])
+
+
+def encode(path: Path, codec: str, seconds: float, rate: int = 44100, gap: int = 0) -> Path:
+    """Noise in one channel of two, and a tone in the other; so many samples are left out in the middle."""
+    count = round(seconds * rate)
+    noise = np.random.default_rng(1).uniform(-0.5, 0.5, count)
+    sound = np.stack([noise, np.sin(np.arange(count) / 20) / 2]).astype(np.float32)
+    with av.open(path, "w") as container:
+        stream = cast(av.AudioStream, container.add_stream(codec, rate, layout="stereo"))
+        for first, last in ((0, count // 2), (count // 2, count)) if gap else ((0, count),):
+            block = av.AudioFrame.from_ndarray(np.ascontiguousarray(sound[:, first:last]), "fltp", "stereo")
+            block.sample_rate, block.time_base, block.pts = rate, Fraction(1, rate), first + gap * (first > 0)
+            container.mux(stream.encode(block))
+        container.mux(stream.encode(None))
+    return path
+
+
+_KINDS = [
+    ("a.mp4", "aac"), ("a.mov", "alac"), ("a.mkv", "aac"), ("a.mp3", "libmp3lame"), ("a.wav", "pcm_s16le"),
+    ("a.flac", "flac"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "codec"), _KINDS)
+@pytest.mark.parametrize("rate", [44100, 48000])
+def test_stretches_far_apart_are_those_of_the_whole_bit_for_bit(
+    name: str, codec: str, rate: int, tmp_path: Path
+) -> None:
+    info = probe(encode(tmp_path / name, codec, 12.0, rate))
+    count = count_samples(info, 16000)
+    (whole,) = read_samples(info, [(0, count)], 16000)
+    assert whole.data.shape == (2, count)
+    bounds = [(0, 3000), (40000, 50000), (49000, 52001), (130000, 140000), (count - 500, count)]
+    for (first, last), part in zip(bounds, read_samples(info, bounds, 16000), strict=True):
+        np.testing.assert_array_equal(part.data, whole.data[:, first:last], err_msg=str(first))
+    (part,) = read_samples(info, [(100001, 101000)], 16000)
+    np.testing.assert_array_equal(part.data, whole.data[:, 100001:101000])
+
+
+def test_what_no_stretch_needs_is_not_resampled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pushed = list[int]()
+    push = Resampler.push
+
+    def counted(self: Resampler, samples: Float32) -> Float32:
+        pushed.append(samples.shape[1])
+        return push(self, samples)
+
+    monkeypatch.setattr(Resampler, "push", counted)
+    info = probe(write(tmp_path / "long.wav", 60.0, 44100))
+    list(read_samples(info, [(0, 16000), (480000, 496000)], 16000))
+    assert 2.0 <= sum(pushed) / 44100 < 2.6
+
+
+@pytest.mark.parametrize(("name", "codec"), _KINDS)
+@pytest.mark.parametrize(("seconds", "gap"), [(0.01, 0), (0.5, 0), (3.0, 0), (3.0, 2000), (3.0, 20000)])
+def test_samples_that_are_counted_are_those_that_are_decoded(
+    name: str, codec: str, seconds: float, gap: int, tmp_path: Path
+) -> None:
+    """A short gap is no silence, a long one is."""
+    info = probe(encode(tmp_path / name, codec, seconds, gap=gap))
+    decoded = sum(block.data.shape[1] for block in read_sound(info))
+    assert count_samples(info, 44100) == decoded
+
+
+def test_samples_of_an_mp4_are_counted_without_decoding_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = encode(tmp_path / "book.m4a", "aac", 20.0)
+    wanted = sum(block.data.shape[1] for block in read_sound(probe(path)))
+    monkeypatch.setattr(sound, "read_blocks", None)
+    assert count_samples(probe(path), 44100) == wanted
+    elst = path.read_bytes().index(b"elst")  # 5 s from 1 s on: the clock begins there, and the packets go on
+    content = bytearray(path.read_bytes())
+    content[elst + 12 : elst + 20] = struct.pack(">Ii", 5000, 44100)
+    path.write_bytes(content)
+    info = probe(path)
+    counted = count_samples(info, 44100)
+    monkeypatch.undo()
+    assert counted == sum(block.data.shape[1] for block in read_sound(info))
+    assert counted / 44100 == pytest.approx(5.0, abs=0.05)
 
 
 def test_samples_of_sound_that_starts_late_have_the_time_of_the_clip(tmp_path: Path) -> None:

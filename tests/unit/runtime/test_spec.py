@@ -143,7 +143,7 @@ def test_sampling_out_of_range_is_refused_wherever_it_comes_from(field: str, val
         replace(RIGHT, **{field: value})  # type: ignore[arg-type]
     entry = spec_to_dict(find_spec("miniature"))
     entry["llm"]["sampling"] = {**asdict(RIGHT), field: value}
-    with pytest.raises(SpecError, match=rf"^here: llm\.sampling: {field} is .*; use {use}; mend the entry$"):
+    with pytest.raises(SpecError, match=rf"^here: llm\.sampling: {field} is .*; use {use}; fix the entry$"):
         spec_from_dict(entry, "here")
 
 
@@ -164,3 +164,10 @@ def test_template_that_no_prompt_can_be_made_of_is_named(part: str, kind: str, t
 def test_unknown_model_lists_the_known() -> None:
     with pytest.raises(ModelNotFoundError, match="video-llama-2-7b-chat"):
         find_spec("video-llama-3")
+
+
+def test_sampling_takes_no_fraction_of_a_token() -> None:
+    with pytest.raises(SpecError, match=f"^max_tokens is 3.5; use 1 to {MOST_TOKENS}$"):
+        replace(RIGHT, max_tokens=3.5)  # type: ignore[arg-type]
+    with pytest.raises(SpecError, match=f"^top_k is 0.5; use 0 to {MOST_TOKENS}$"):
+        replace(RIGHT, top_k=0.5)  # type: ignore[arg-type]

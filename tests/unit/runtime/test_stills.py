@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 import warnings
 from pathlib import Path
 
@@ -167,3 +169,29 @@ def test_a_picture_too_large_for_memory_is_refused_before_it_is_decoded(tmp_path
     path = sized(tmp_path / "huge.bmp", 60000, 60000)
     with pytest.raises(MediaError, match=r"huge.bmp: has .*pixels.*; save it smaller"):
         probe(path)
+
+
+def test_pictures_read_in_several_threads_leave_pil_and_the_warnings_as_they_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "picture.png"
+    Image.fromarray(coloured()).save(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 12345)
+    before, interval = list(warnings.filters), sys.getswitchinterval()
+
+    def read() -> None:
+        for _ in range(100):
+            is_still(path)
+            read_still(path, 32)
+
+    sys.setswitchinterval(1e-5)
+    try:
+        threads = [threading.Thread(target=read) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert (Image.MAX_IMAGE_PIXELS, list(warnings.filters)) == (12345, before)
+    finally:
+        sys.setswitchinterval(interval)
+        warnings.filters[:] = before  # type: ignore[index]

@@ -49,7 +49,7 @@ def test_spans_that_are_none_are_refused(text: str) -> None:
 
 @pytest.mark.parametrize("name", ["start", "end", "last", "moment"])
 def test_time_that_is_left_empty_is_not_the_whole_clip(name: str) -> None:
-    with pytest.raises(SpecError, match="'' is no time"):
+    with pytest.raises(SpecError, match="'' is not a time"):
         make_span(**{name: ""})
 
 
@@ -87,7 +87,7 @@ def test_last_of_no_time_is_refused(seconds: float) -> None:
 
 @pytest.mark.parametrize("text", ["9" * 400, "9" * 400 + "m", "9" * 400 + ":00", "1:" + "9" * 400 + ":00"])
 def test_time_that_no_number_holds_is_no_time(text: str) -> None:
-    with pytest.raises(SpecError, match="is no time"):
+    with pytest.raises(SpecError, match="is not a time"):
         parse_seconds(text)
 
 

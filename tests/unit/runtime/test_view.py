@@ -34,7 +34,7 @@ def made(encoders: Encoders, spec: ModelSpec) -> Made:
     """A viewer of so many pictures, two each second, and of no sound."""
 
     def make(count: int, kind: Literal["video", "image"] = "video", live: bool = False) -> Viewer:
-        timeline = Timeline("m", "c", kind, count, count / _RATE, _RATE, sound=True, live=live)
+        timeline = Timeline("m", "c", kind, count, count / _RATE, _RATE, sound=True, live=live, fps=_RATE)
         for index in range(count):
             timeline.add_frame(_frame(encoders, index))
         return Viewer(timeline, encoders, spec, audio=True)
@@ -64,6 +64,24 @@ def test_frames_cover_a_span_with_one_each_four_seconds(made: Made) -> None:
     assert viewer.mode(Span(0.0, 32.0), None) == "frames"
     assert viewer.mode(Span(0.0, 32.5), None) == "segments"  # as the entry of the miniature says
     assert viewer.mode(Span(0.0, 32.5), "frames") == "frames"
+
+
+def test_what_others_asked_about_is_not_taken_for_the_whole(made: Made) -> None:
+    viewer = made(80)
+    viewer.timeline.fps = 0.0
+    assert viewer.mode(None, None) == "frames"
+    assert viewer.mode(None, "segments") == "segments"
+    viewer.timeline.live = True
+    assert viewer.mode(None, None) == "segments"
+
+
+def test_a_moment_is_looked_at_alike_whatever_else_of_the_clip_was_encoded(made: Made, encoders: Encoders) -> None:
+    viewer = made(8)
+    assert viewer.mode(Span.at(2.0), "memory") == "frames"
+    viewer.timeline.length = 9
+    assert viewer.mode(Span.at(2.0), "memory") == "memory"
+    viewer.timeline.forget(Span.whole())
+    assert viewer.mode(Span.at(2.0), "memory") == "frames"
 
 
 def test_a_moment_is_what_led_up_to_it_and_itself(made: Made) -> None:
@@ -147,6 +165,15 @@ def test_the_prompt_tells_the_times_of_its_pictures_and_each_sound_once(made: Ma
     assert view.frame_times == (0.0, 0.5, 1.0, 1.5)
     assert view.audio_spans == ((0.0, 2.0),)
     assert view.media.audio is not None
+
+
+def test_of_a_span_the_pictures_own_times_are_told_and_of_the_whole_those_of_the_average_rate(made: Made) -> None:
+    viewer = made(4)
+    for number, frame in enumerate(viewer.timeline.frames_in()):
+        viewer.timeline.add_frame(FrameFeature(frame.index, (0.0, 0.1, 1.74, 1.9)[number], frame.features))
+    view = viewer.look(Span(0.0, 2.0), "frames")
+    assert (view.media.seconds, view.frame_times) == ("0.0, 0.1, 1.7", (0.0, 0.1, 1.74))
+    assert viewer.look(None, "frames").media.seconds == "0.0, 0.5, 1.0, 1.5"
 
 
 def test_who_does_not_listen_hears_nothing(made: Made, encoders: Encoders, spec: ModelSpec) -> None:

@@ -95,9 +95,35 @@ def test_change_while_it_is_used_is_noticed(file: Path) -> None:
 
 
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
-    for path in (tmp_path, tmp_path / "none.mp4"):
-        with pytest.raises(MediaError, match="give a video"):
+    for path, said in ((tmp_path, "give a file of it"), (tmp_path / "none.mp4", "give a video")):
+        with pytest.raises(MediaError, match=said):
             identify(path)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("https://youtu.be/abc?t=1", "https://youtu.be/abc?t=1: is an address; download it first, or "),
+        ("RTSP://camera/1", "RTSP://camera/1: is an address; "),
+        ("-", "-: stdin cannot be a clip"),
+        ("folder", "folder: is a folder; give a file of it, or encode all in it with `vllama index FOLDER`"),
+        ("C:/films/none.mp4", f"{Path('C:/films/none.mp4')}: No such file or directory; give a video"),
+    ],
+)
+def test_what_people_give_in_place_of_a_file_is_called_by_its_name(
+    given: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "folder").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(MediaError) as error:
+        identify(Path(given))
+    assert str(error.value).startswith(said)
+
+
+def test_file_whose_name_looks_like_something_else_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("-").write_bytes(b"one")
+    assert identify(Path("-")).sha256 == sha256(b"one").hexdigest()
 
 
 @pytest.mark.parametrize("name", [pytest.param("loop", marks=needs_links), "a\0b"])

@@ -488,7 +488,8 @@ def test_tracks_that_are_not_heard_are_said_where_there_is_something_to_hear_wit
     monkeypatch.setattr(library, "probe", lambda path: two)
     library._info.cache_clear()
     engine.index(sound_file, note=said.append)
-    assert said == [f"{sound_file}: of its 2 sound tracks the one that plays by itself is heard"]
+    told = "hears sound track 1 of 2; for another: ffmpeg -i FILE -map 0:a:1 -c copy NEW.mkv"
+    assert said == [f"{sound_file}: {told}"]
     engine.index(sound_file, note=said.append)
     assert len(said) == 1, "it is found, and nothing of it is read"
     library._info.cache_clear()
@@ -548,3 +549,95 @@ def test_timeline_whose_description_cannot_be_written_is_not_saved(
     monkeypatch.setattr(Store, "describe", full)
     timeline = engine.index(frozen, fps=1.0, note=said.append)
     assert (timeline.saved, said) == (False, ["not saved: the disk is full"])
+
+
+def test_progress_ends_with_all_that_was_to_encode(engine: Engine, film: Path) -> None:
+    said: list[tuple[int, int]] = []
+    timeline = engine.index(film, progress=lambda *step: said.append(step))
+    assert said[-1] == (timeline.encoded + timeline.shared,) * 2
+
+
+def test_what_took_long_is_saved_before_there_is_much_of_it(
+    engine: Engine, noisy: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files: list[int] = []
+    monkeypatch.setattr(saver, "_CHUNK_SECONDS", 0.0)
+    engine.index(noisy, fps=1.0, progress=lambda *step: files.append(len(list(cache.glob("*/*/*.safetensors")))))
+    assert files[1] > 0
+
+
+def test_question_about_a_span_leaves_an_index_finished(engine: Engine, noisy: Path) -> None:
+    engine.index(noisy, fps=1.0)
+    assert engine.index(noisy, fps=0.0, span=Span(3.0, 4.0)).encoded > 0
+    assert [(entry.state, entry.about and entry.about.fps) for entry in list_entries()] == [("indexed", 1.0)]
+
+
+def test_index_that_was_stopped_is_finished_by_a_sparser_one(engine: Engine, noisy: Path) -> None:
+    def stop(done: int, total: int) -> None:
+        if done == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        engine.index(noisy, fps=2.0, progress=stop)
+    engine.index(noisy, fps=1.0)
+    assert [entry.state for entry in list_entries()] == ["indexed"]
+
+
+def test_features_that_cannot_be_merged_are_saved_all_the_same(
+    engine: Engine, noisy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(store: Store, most: int) -> None:
+        raise FileError("the disk is full")
+
+    monkeypatch.setattr(Store, "compact", full)
+    said: list[str] = []
+    assert engine.index(noisy, fps=1.0, must_save=True, note=said.append).saved
+    assert said == ["the disk is full (its features are saved, in more files than needed)"]
+
+
+def test_timeline_is_of_the_file_and_not_of_the_folder_it_was_indexed_from(
+    engine: Engine, noisy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.chdir(noisy.parent)
+        engine.index(Path(noisy.name), fps=0.0)
+    monkeypatch.chdir(tmp_path)
+    assert [entry.source for entry in list_entries()] == ["there"]
+
+
+def test_file_that_changes_while_it_is_read_is_given_up_at_the_next_chunk(
+    engine: Engine, noisy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, said = Path(shutil.copy(noisy, tmp_path / "growing.mp4")), list[int]()
+
+    def change(done: int, total: int) -> None:
+        said.append(done)
+        os.utime(path, ns=(10**18, 10**18 + 1))
+
+    monkeypatch.setattr(saver, "_CHUNK_FEATURES", 4)
+    with pytest.raises(MediaError, match="was changed while it was read"):
+        engine.index(path, fps=4.0, progress=change)
+    assert said[-1] < 8
+
+
+def test_file_that_changes_while_it_is_read_is_said_also_where_nothing_is_saved(
+    engine: Engine, noisy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = Path(shutil.copy(noisy, tmp_path / "growing.mp4"))
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("VLLAMA_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(MediaError, match="was changed while it was read"):
+        engine.index(path, fps=0.0, progress=lambda done, total: os.utime(path, ns=(10**18, 10**18 + 1)))
+
+
+def test_memory_of_the_whole_that_cannot_be_written_is_there_all_the_same(
+    engine: Engine, noisy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*what: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(saver, "write_remembered", full)
+    said: list[str] = []
+    timeline = engine.index(noisy, fps=4.0, note=said.append)
+    assert (timeline.remembered is not None, timeline.saved) == (True, True)
+    assert ["No space left on device; the first question" in text for text in said] == [True]

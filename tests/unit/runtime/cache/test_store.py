@@ -16,6 +16,7 @@ import pytest
 
 from vllama.runtime import lock
 from vllama.runtime.cache.catalogue import find_entries, list_entries, remove_entry, remove_traces
+from vllama.runtime.cache.content import Content, remember
 from vllama.runtime.cache.saved import ABOUT, SCHEMA, About, Saved
 from vllama.runtime.cache.store import LOCK, MOST_SMALL, Store
 from vllama.runtime.chunk import Chunk
@@ -703,3 +704,28 @@ def test_lock_that_was_removed_meanwhile_is_taken_anew_and_nobody_is_asked(
         assert held
         assert (tmp_path / LOCK).read_text() == str(os.getpid())
     assert (len(taken), asked) == (2, [])
+
+
+def test_fewer_characters_than_four_name_no_timeline(store: Store) -> None:
+    _three_chunks(store)
+    with pytest.raises(SpecError, match="index ls"):
+        find_entries("ccc")
+
+
+def test_timeline_of_a_file_that_is_gone_is_found_from_its_folder(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with store.writing(lambda process: False):
+        store.describe(_about(path=os.path.realpath("kitchen.mp4")))
+    assert [entry.id for entry in find_entries("kitchen.mp4")] == [store.folder.name]
+
+
+def test_timeline_is_found_by_every_path_its_clip_had(store: Store, tmp_path: Path) -> None:
+    with store.writing(lambda process: False):
+        store.describe(_about())
+    copy = tmp_path / "copy.mp4"
+    copy.touch()
+    remember(Content(copy, _CONTENT, 1, 2, 10**18))
+    copy.unlink()
+    assert [entry.id for entry in find_entries(str(copy))] == [store.folder.name]

@@ -72,7 +72,7 @@ def test_a_source_is_a_file_by_its_path(clip: Path, listed: Path, monkeypatch: p
     ("text", "said"),
     [
         ("Twin", "Twin: 2 cameras are called so; use /dev/video10 or /dev/video12"),
-        ("ftp://host/a", "ftp://host/a: ftp:// is no kind of stream that is known; use rtsp:// or http://"),
+        ("ftp://host/a", "ftp://host/a: ftp:// is not a known kind of stream; use rtsp:// or http://"),
         ("rtsp://me:secret@[fe80::1/x", "rtsp://[fe80::1/x: invalid ipv6 url; correct the address"),
         ("Webcam", "Webcam: no such camera or file; `vllama devices` lists the cameras"),
         ("", ": no such camera or file; `vllama devices` lists the cameras"),

@@ -52,14 +52,14 @@ def test_times_of_day_are_seconds_of_the_clock(text: str, clock: Clock, start: f
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("noon", "no time of day"),
-        ("24:00", "no time of day"),
-        ("14:60", "no time of day"),
+        ("noon", "not a time of day"),
+        ("24:00", "not a time of day"),
+        ("14:60", "not a time of day"),
         ("0:10-0:15", "before 14:00:00"),
         ("13:59", "before 14:00:00"),
         ("15:30", "still to come"),
         ("last", "no time at all"),
-        ("14:05-soon", "no time of day"),
+        ("14:05-soon", "not a time of day"),
     ],
 )
 def test_what_is_no_time_of_then_is_said(text: str, reason: str) -> None:

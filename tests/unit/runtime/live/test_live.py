@@ -17,9 +17,10 @@ from tests.live.waiting import until
 from vllama.runtime import BackendError, Budget, Engine, Live, Span, SpecError, Timeline
 from vllama.runtime.encoders import Encoders
 from vllama.runtime.timeline import ClipFeature, FrameFeature
-from vllama.runtime.types import Frame
+from vllama.runtime.types import Frame, Samples
 
 _SPEED = 3.0
+_PIXELS = np.zeros((56, 56, 3), np.uint8)
 _PATIENCE = 30.0
 
 
@@ -204,8 +205,49 @@ def test_an_error_that_is_a_defect_is_shown_as_such_and_the_other_sense_goes_on(
     until(lambda: live.timeline.clip_count > clips)
     status = live.status.camera
     assert status is not None
-    assert (status.state, status.detail, said) == ("lost", "ZeroDivisionError: half of nothing", [])
+    assert (status.state, status.detail) == ("lost", "ZeroDivisionError: half of nothing")
+    assert said == ["the camera is no longer followed: ZeroDivisionError: half of nothing"]
     assert [each.exc_type for each in raised] == [ZeroDivisionError]
+
+
+@pytest.mark.parametrize(
+    ("newest", "said"),
+    [
+        (
+            lambda after, timeout: Frame(after + 1, 0.0, np.zeros((48, 64, 3), np.uint8)),
+            "a picture is uint8 (48, 64, 3) and the encoder takes uint8 (56, 56, 3), RGB; stretch it to that",
+        ),
+        (lambda after, timeout: Frame(after + 1, float("nan"), _PIXELS), "ValueError: cannot convert float NaN to"),
+        (lambda after, timeout: 1 // 0, "ZeroDivisionError: integer division or modulo by zero"),
+    ],
+)
+def test_a_source_of_ones_own_that_fails_is_said_once_and_no_longer_followed(
+    follow: Callable[..., Live], monkeypatch: pytest.MonkeyPatch, newest: Callable[..., Frame], said: str
+) -> None:
+    monkeypatch.setattr(threading, "excepthook", lambda args: None)
+    monkeypatch.setattr(PlayedCamera, "newest", lambda camera, after, timeout: newest(after, timeout))
+    notes: list[str] = []
+    live = follow(microphone=False, note=notes.append)
+    (thread,) = live._threads
+    thread.join(_PATIENCE)
+    assert not thread.is_alive()
+    assert len(notes) == 1
+    assert notes[0].startswith(f"the camera is no longer followed: {said}")
+    assert live.status.camera is not None
+    assert live.status.camera.state == "lost"
+
+
+def test_sound_of_ones_own_at_another_rate_is_said(
+    follow: Callable[..., Live], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PlayedMicrophone, "heard", lambda microphone: (0.0, 4.0))
+    wrong = Samples(0.0, np.zeros((1, 88200), np.float32), 44100)
+    monkeypatch.setattr(PlayedMicrophone, "clip", lambda microphone, start, seconds, timeout: wrong)
+    notes: list[str] = []
+    (thread,) = follow(camera=False, note=notes.append)._threads
+    thread.join(_PATIENCE)
+    said = "sound is at 44100 Hz and the encoder takes 16000 Hz; resample it"
+    assert notes == [f"the microphone is no longer followed: {said}"]
 
 
 def test_an_encoder_that_fails_while_it_is_closed_says_nothing(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -88,6 +89,24 @@ def test_gpu_that_fails_at_the_first_batch_gives_back_what_it_gave(
         monkeypatch.setattr(library, name, freeing(name))
     with pytest.raises(BackendError, match=said):
         LlamaContext(tiny_gguf, 64, LlmSettings(1, gpu_layers=1), cancel)
+    assert freed == ["llama_free", "llama_model_free"]
+
+
+def test_one_that_nobody_closed_gives_its_memory_back(
+    tiny_gguf: Path, cancel: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library, freed = llama_library.load_library(), list[str]()
+
+    def freeing(name: str) -> Callable[[int], None]:
+        free = getattr(library, name)
+        return lambda held: (freed.append(name), free(held))[1]  # type: ignore[func-returns-value]
+
+    for name in ("llama_free", "llama_model_free"):
+        monkeypatch.setattr(library, name, freeing(name))
+    context = LlamaContext(tiny_gguf, 64, LlmSettings(1, kv="f32"), cancel)
+    context.decode(TOKENS[:8], wanted=False)
+    del context
+    gc.collect()
     assert freed == ["llama_free", "llama_model_free"]
 
 

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import _thread
+import gc
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 
 import pytest
 
+from vllama.runtime.errors import BackendError
 from vllama.runtime.llm.worker import Worker
 
 
@@ -53,3 +57,44 @@ def test_ctrl_c_ends_the_call_that_is_waited_for(worker: Worker, cancel: threadi
         worker.run(interrupted)
     assert ended == [True]
     assert worker.run(lambda: 2) == 2
+
+
+def test_a_worker_that_was_closed_says_so(cancel: threading.Event) -> None:
+    worker = Worker(cancel)
+    worker.close()
+    worker.close()
+    with pytest.raises(BackendError) as error:
+        worker.run(lambda: 1)
+    assert str(error.value) == "the language model was closed; open it again"
+
+
+def test_the_thread_of_a_worker_that_nobody_holds_ends(cancel: threading.Event) -> None:
+    before = threading.active_count()
+    worker = Worker(cancel)
+    worker.run(lambda: 1)
+    del worker
+    gc.collect()
+    assert threading.active_count() == before
+
+
+_STOPPED_OFTEN = """
+import random, signal, threading
+from vllama.runtime.llm.worker import Worker
+worker, stops = Worker(threading.Event()), 0
+signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
+while stops < 1500:
+    try:
+        signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-4, 1e-3))
+        while True:
+            worker.run(lambda: None)
+    except KeyboardInterrupt:
+        stops += 1
+signal.setitimer(signal.ITIMER_REAL, 0)
+print(worker.run(lambda: stops))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no timed signals")
+def test_ctrl_c_at_any_point_leaves_a_worker_that_works() -> None:
+    run = subprocess.run([sys.executable, "-c", _STOPPED_OFTEN], capture_output=True, text=True, timeout=60)
+    assert (run.stdout, run.stderr) == ("1500\n", "")
