@@ -1,9 +1,9 @@
 """Run vllama, or its tests, from a fresh checkout.
 
-    python3.11 .dev/run.py vllama ...
-    python3.11 .dev/run.py test
+    python3 .dev/run.py vllama ...
+    python3 .dev/run.py test
 
-On Windows it is `py -3.11 .dev/run.py`. The first call makes `.venv` and installs there what the job needs, at the
+On Windows it is `py .dev/run.py`. The first call makes `.venv` and installs there what the job needs, at the
 versions of constraints.txt; llama.cpp is compiled once, which takes about ten minutes. Later calls start at once.
 """
 
@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 VENV = ROOT / ".venv"
 BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
 CONSTRAINTS = ROOT / ".dev" / "constraints.txt"
+NEWEST = (3, 14)  # Python that all of it was tested on
 SOURCES = ("export", "runtime", "cli", "models.toml", "pyproject.toml")
 CHECKS = (
     ("ruff", "format", "--check", "."),
@@ -104,11 +105,13 @@ def need_venv() -> None:
     if (BIN / ("pip.exe" if os.name == "nt" else "pip")).exists():
         need_venv_python()
         return
-    if sys.version_info[:2] != (3, 11):
-        print(f"note: tested on Python 3.11, this is {sys.version.split()[0]}", file=sys.stderr)
+    if sys.version_info[:2] > NEWEST:
+        newest = ".".join(map(str, NEWEST))
+        print(f"note: tested on Python 3.11 to {newest}, this is {platform.python_version()}", file=sys.stderr)
     code = subprocess.run([sys.executable, "-m", "venv", str(VENV)], stdout=sys.stderr).returncode
+    package = "python{}.{}-venv".format(*sys.version_info[:2])
     if code:
-        sys.exit(f"{VENV} cannot be made ({code}); on Debian and Ubuntu: sudo apt-get install python3.11-venv")
+        sys.exit(f"{VENV} cannot be made ({code}); on Debian and Ubuntu: sudo apt-get install {package}")
 
 
 def need_venv_python() -> None:

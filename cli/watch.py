@@ -23,11 +23,11 @@ _ENDED = "ended"  # what the status of a source says that is not tried again
 
 
 def watch(
-    question: Annotated[str, typer.Argument(help="What yes or no answers: 'Is there a person?'")],
+    question: Annotated[str, typer.Argument(help="A yes or no question: 'Is there a person?'")],
     webcam: options.Webcam = None,
     mic: options.Mic = None,
-    every: Annotated[str, typer.Option("--every", help="Ask so often.")] = "2s",
-    window: Annotated[str, typer.Option("--window", help="How much of the newest past is asked about.")] = "4s",
+    every: Annotated[str, typer.Option("--every", help="How often to ask.")] = "2s",
+    window: Annotated[str, typer.Option("--window", help="How far back a question looks.")] = "4s",
     on: Annotated[float, typer.Option("--on", min=0.0, max=1.0, help="On from this score.")] = 0.6,
     off: Annotated[float, typer.Option("--off", min=0.0, max=1.0, help="Off again at this score.")] = 0.4,
     command: Annotated[
@@ -37,9 +37,9 @@ def watch(
     bell: Annotated[bool, typer.Option("--bell", help="Ring when it turns on.")] = False,
     every_score: Annotated[bool, typer.Option("--all", help="Print every score, not only changes.")] = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print JSON lines also to a terminal; to a pipe they always are.")
+        bool, typer.Option("--json", help="Print JSON lines to a terminal, too; a pipe always gets them.")
     ] = False,
-    lasting: Annotated[str | None, typer.Option("--for", metavar="TIME", help="End after so long: 10m.")] = None,
+    lasting: Annotated[str | None, typer.Option("--for", metavar="TIME", help="Stop after this long: 10m.")] = None,
     model: options.Model = None,
     fps: Annotated[float, typer.Option(min=0.0, help="Pictures per second.")] = options.LIVE_FPS,
     ctx_size: options.CtxSize = None,
@@ -49,9 +49,9 @@ def watch(
     device: options.Device = "auto",
     runner: options.Runner = "auto",
 ) -> None:
-    """Watch for something: a question that yes or no answers is asked of camera and microphone until Ctrl-C.
+    """Watch for something: a yes or no question is asked of camera and microphone, again and again, until Ctrl-C.
 
-    A file, where nothing else is watched, is watched to its end.
+    Where only a file is watched, until its end.
 
     The score is the probability of yes against no. It begins as off.
     """
@@ -74,7 +74,7 @@ def watch(
     ):  # fmt: skip
         options.say_if_miniature(engine)
         asked = engine.yes_no(question, live.timeline)
-        show = Shower(question, live, as_json=as_json or not sys.stdout.isatty())
+        show = ScorePrinter(question, live, as_json=as_json or not sys.stdout.isatty())
         for _ in ticks(step, end):
             is_last = has_ended(live.status)  # before the score, which is then of all there was
             live.timeline.reach(live.clock.now())
@@ -109,7 +109,7 @@ def ticks(step: float, end: float) -> Iterator[None]:
         number = max(number + 1, int((time.monotonic() - began) / step) + 1)
 
 
-class Shower:
+class ScorePrinter:
     """Scores as lines to stdout."""
 
     def __init__(self, question: str, live: Live, *, as_json: bool) -> None:
@@ -134,7 +134,7 @@ class Shower:
             return
         self._said = answered
         if answered:
-            options.note(f"the answer comes to neither yes nor no: {score.answer!r}; ask what yes or no answers")
+            options.note(f"the answer comes to neither yes nor no: {score.answer!r}; ask a yes or no question")
         else:
             options.note("nothing is seen or heard; the watch goes on when there is something")
 

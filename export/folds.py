@@ -1,8 +1,8 @@
 """Where the scale of an activation can move into the weights of an architecture, channel by channel.
 
-What makes the channels, a norm or the rows of the values, is divided by a factor, and the columns of the matrices that
-take them are multiplied by it: the same function, for nothing. Behind GELU nothing can be divided; there the activation
-itself is, which is one product more.
+What produces the channels (a norm, or the rows of the values) is divided by a factor, and the columns of the matrices
+that consume them are multiplied by it: the function is unchanged, at no cost. After GELU nothing can be divided, so the
+activation itself is: one product more.
 
 Source: Xiao et al., SmoothQuant, arXiv 2211.10438; the values are a fold of our own.
 """

@@ -33,7 +33,7 @@ Report = Callable[[PartCost], None]
 
 
 class Meter:
-    """Runs from its making."""
+    """A stopwatch, started when it is made."""
 
     def __init__(self) -> None:
         self._is_peak_its_own = _forget_peak()

@@ -106,7 +106,7 @@ class Staging:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def commit(self, manifest: Manifest) -> None:
-        """Write the manifest and become the bundle; the journal goes last, so that until then all can be gone on with.
+        """Write the manifest and become the bundle; the journal goes last, so that until then it can be resumed.
 
         Raises:
             DiskFullError, FileError: it cannot be, or something is at `out` by now; finished parts are kept.
@@ -130,7 +130,7 @@ class Staging:
         self._keep({_JOURNAL, *(name for part in self.parts.values() for name in part.files)})
 
     def _sweep_quietly(self) -> None:
-        with suppress(OSError):  # its verdict would hide the failure; the next try sweeps again
+        with suppress(OSError):  # an error here would hide the first one; the next try sweeps again
             self._sweep()
 
     def _keep(self, names: set[str]) -> None:

@@ -23,7 +23,7 @@ from .tensorrt import Library, load_library, make_log
 from .types import Float32
 
 _FLOAT_BYTES = 4
-_MANY_SIZES = 32  # in one profile: then hardly one comes again, as of the pictures that a memory keeps
+_MANY_SIZES = 32  # in one profile: beyond it a size hardly ever comes again, so compiling for each does not pay
 _NON_BLOCKING = 1  # cudaStreamNonBlocking: it does not wait for what others do on the GPU
 _ADVICE = "close what else takes its memory, use fewer --gpu-layers, or try --engine onnx"
 
@@ -68,7 +68,7 @@ class TensorrtBackend:
             self._context = self._made_context()
         except BaseException:
             self._let_go()
-            self._cuda.cudaStreamDestroy(self._stream)  # its verdict would hide the failure
+            self._cuda.cudaStreamDestroy(self._stream)  # an error here would hide the first one
             raise
 
     def run(self, inputs: Mapping[str, Float32]) -> dict[str, Float32]:
@@ -257,7 +257,7 @@ class _Buffer:
         try:
             (self._pinned,) = call(cuda.cudaMallocHost, size * _FLOAT_BYTES)
         except BackendError:
-            cuda.cudaFree(self.device)  # its verdict would hide the failure
+            cuda.cudaFree(self.device)  # an error here would hide the first one
             raise
         self.host: Float32 = np.ctypeslib.as_array((ctypes.c_float * size).from_address(int(self._pinned)))
 

@@ -92,7 +92,7 @@ class Bundle:
 
 
 def usual_kv(spec: ModelSpec, quant: str) -> Kv:
-    """How the KV cache is stored where nothing is said: what was not rounded at all keeps a cache that is not."""
+    """How the KV cache is stored where nothing is said: an unquantised model keeps an unquantised cache."""
     return "f32" if quant == "F32" else spec.llm.kv or "f16"
 
 

@@ -303,7 +303,7 @@ class Engine:
         return kind(timeline, self.spec, self._encoders, backbone, prefixes, audio=audio, summarise=summarise)
 
     def yes_no(self, question: str, timeline: Timeline | Live, *, audio: bool = True) -> YesNo:
-        """A question that yes or no answers, to be asked of a timeline again and again.
+        """A yes or no question, to be asked of a timeline again and again.
 
         Args: as `chat`.
 

@@ -1,4 +1,4 @@
-"""What libraries read from the environment, decided before anything loads them: each house imports this first."""
+"""What libraries read from the environment, decided before anything loads them: each package imports this first."""
 
 from __future__ import annotations
 

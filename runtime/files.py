@@ -31,7 +31,7 @@ def write_whole(path: Path, blocks: Iterable[bytes | memoryview]) -> None:
             os.fsync(file.fileno())
         replace_file(part, path)
     except BaseException:
-        with suppress(OSError):  # its verdict would hide the failure
+        with suppress(OSError):  # an error here would hide the first one
             part.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)

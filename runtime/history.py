@@ -11,7 +11,7 @@ from .spec import ModelSpec, Sampling
 from .types import Embeds
 
 Segments = list[list[int] | Embeds]
-_TRIMMED = 0.75  # how full a context that overflowed is made again, so that not every turn has to be read anew
+_TRIMMED = 0.75  # how full an overflowed context is filled again: with room left, not every turn has to be read anew
 _SUMMARY_REQUEST = "Summarise our conversation so far in two sentences."
 _SUMMARY = Sampling.greedy(96)
 

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from stat import S_ISDIR, S_ISREG
 from typing import Any
 
 import av
@@ -188,12 +189,14 @@ def read_frames(info: MediaInfo, wanted: Sequence[int], size: int) -> Iterator[F
 
 def _check_file(path: Path) -> None:
     try:
-        if not path.exists():
-            raise MediaError(f"{path}: no such file; give a video, sound or picture")
-        if not path.is_file():
-            raise MediaError(f"{path}: {'a folder' if path.is_dir() else 'no file'}; give a video, sound or picture")
+        mode = path.stat().st_mode  # `exists` tells what cannot be looked at from what is not there, or not, by version
+        if not S_ISREG(mode):
+            what = "a folder" if S_ISDIR(mode) else "no file"
+            raise MediaError(f"{path}: {what}; give a video, sound or picture")
         with path.open("rb") as file:
             empty = not file.read(1)
+    except (FileNotFoundError, ValueError) as error:  # a name with a null character is nobody's
+        raise MediaError(f"{path}: no such file; give a video, sound or picture") from error
     except OSError as error:
         raise MediaError(f"{path}: {error.strerror}; check its name and permissions") from error
     if empty:

@@ -108,7 +108,7 @@ def find_entries(what: str) -> list[Entry]:
 
 
 def remove_entry(entry: Entry) -> None:
-    """Delete a saved timeline, or nothing of it; before that, what `remove_traces` does of its clip.
+    """Delete a saved timeline, whole or not at all, after what `remove_traces` removes of its clip.
 
     Raises:
         FileError: another process is writing it, or uses it and the system keeps what is used; or it cannot be deleted.

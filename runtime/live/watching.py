@@ -62,7 +62,7 @@ class YesNo:
         audio: bool = True,
     ) -> None:
         if not question.strip():
-            raise SpecError("the question is empty; write one that yes or no answers")
+            raise SpecError("the question is empty; write a yes or no question")
         self._question = question
         self._spec = spec
         self._backbone = backbone

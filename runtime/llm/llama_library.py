@@ -74,13 +74,13 @@ def _abort_callback() -> object:
 
 
 def _ggml_of(library: ModuleType) -> ctypes.CDLL:
-    """That which llama.cpp itself has in use, with what is set of it for all."""
+    """The ggml that llama.cpp itself uses, so that settings of the whole process reach it."""
     handle: ctypes.CDLL = load_ggml_base() if os.name == "nt" else library._lib
     return handle
 
 
 def load_ggml_base() -> ctypes.CDLL:
-    """The library of what is asked of one device or one type: Windows finds nothing of it through another."""
+    """ggml-base, which has the functions of single devices and types; Windows exports them from no other DLL."""
     import llama_cpp
     from llama_cpp._ctypes_extensions import load_shared_library
 

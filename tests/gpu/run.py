@@ -1,6 +1,6 @@
 """Everything that needs an NVIDIA GPU, on a fresh machine: install, test, measure, write down. Not yet seen on a GPU.
 
-    python3.11 tests/gpu/run.py [--python PYTHON] [--entry video-llama-2-7b-chat] [--model BUNDLE] [--minutes 10]
+    python3 tests/gpu/run.py [--python PYTHON] [--entry video-llama-2-7b-chat] [--model BUNDLE] [--minutes 10]
                                 [--out FOLDER]
 
 Makes `.venv-gpu` and installs there the extra `cuda`, the TensorRT for RTX of the extra `rtx`, torch with CUDA and what

@@ -193,3 +193,21 @@ def test_a_venv_whose_making_was_interrupted_is_made_to_the_end(
     python.write_text("#!/bin/sh\nexit 1\n", "utf-8")
     with pytest.raises(SystemExit, match=r"\.venv cannot be made \(1\); on Debian and Ubuntu: sudo apt-get install"):
         run.need_venv()
+
+
+@pytest.mark.parametrize(("version", "said"), [((3, 14, 9), ""), ((3, 15, 0), "note: tested on Python 3.11 to 3.14, ")])
+def test_a_python_that_nobody_has_tried_is_said(
+    version: tuple[int, ...],
+    said: str,
+    run: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(run, "VENV", tmp_path / ".venv")
+    monkeypatch.setattr(run, "BIN", tmp_path / ".venv" / "bin")
+    monkeypatch.setattr(sys, "version_info", version)
+    monkeypatch.setattr(sys, "executable", "false")
+    with pytest.raises(SystemExit, match=rf"cannot be made .* python3\.{version[1]}-venv$"):
+        run.need_venv()
+    assert capfd.readouterr().err.partition("this is")[0] == said

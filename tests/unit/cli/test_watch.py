@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from vllama.cli import options, watch
 from vllama.cli.app import app
-from vllama.cli.watch import Shower, has_ended, ticks
+from vllama.cli.watch import ScorePrinter, has_ended, ticks
 from vllama.runtime import Budget, Engine, Live, SpecError
 from vllama.runtime.capture.clock import Clock
 from vllama.runtime.capture.source import SourceStatus
@@ -79,9 +79,9 @@ def live() -> Live:
 def test_a_score_is_a_line_for_people_or_for_programs(live: Live, capsys: pytest.CaptureFixture[str]) -> None:
     at = live.clock.wall(4.0)
     for score, yes in ((SEEN, "0.61  a red circle? ..."), (UNDECIDED, "undecided  The circle is red. ...")):
-        Shower("Red?", live, as_json=False).score(score, True, changed=True)
+        ScorePrinter("Red?", live, as_json=False).score(score, True, changed=True)
         assert capsys.readouterr().out == f"{at:%H:%M:%S}  on   {yes}\n"
-        Shower("Red?", live, as_json=True).score(score, False, changed=False)
+        ScorePrinter("Red?", live, as_json=True).score(score, False, changed=False)
         row = json.loads(capsys.readouterr().out)
         assert (row["state"], row["yes"], row["changed"], row["question"]) == ("off", score.yes, False, "Red?")
         assert row["time"] == at.isoformat(timespec="milliseconds")
@@ -89,15 +89,15 @@ def test_a_score_is_a_line_for_people_or_for_programs(live: Live, capsys: pytest
 
 
 def test_what_is_undecided_is_said_once_for_each_reason_in_turn(live: Live, capsys: pytest.CaptureFixture[str]) -> None:
-    shower = Shower("Red?", live, as_json=True)
+    printer = ScorePrinter("Red?", live, as_json=True)
     for score in (UNDECIDED, UNDECIDED, NOTHING, NOTHING, UNDECIDED):
-        shower.undecided(score)
+        printer.undecided(score)
     reasons = ["nothing is seen" in line for line in capsys.readouterr().err.splitlines()]
     assert reasons == [False, True, False]
 
 
 def test_a_command_is_told_the_state_and_what_it_rests_on(live: Live) -> None:
-    told = Shower("Red?", live, as_json=True).variables(SEEN, True)
+    told = ScorePrinter("Red?", live, as_json=True).variables(SEEN, True)
     assert told == {
         "VLLAMA_STATE": "on",
         "VLLAMA_YES": "0.61",
