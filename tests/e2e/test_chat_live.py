@@ -109,7 +109,7 @@ def test_pause_forget_and_times_of_day(camera: MjpegServer, home: Path) -> None:
         chat.say("Is there a red circle?", "/frames", "/snapshot", "/snapshot x.txt", "/pause everything", "/help")
         row = json.loads(chat.answers(3)[2])
         assert min(row["frame_times"]) > max(began["frame_times"]) + 3.0
-        for said in ("no command /frames", "/snapshot needs a file", "no kind of picture", "neither camera nor mic"):
+        for said in ("no command /frames", "/snapshot needs a file", "not a picture format", "neither camera nor mic"):
             chat.until(said)
         chat.until("/forget [TIME]")
         assert chat.end() == 0
