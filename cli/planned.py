@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -76,7 +77,7 @@ def find_planned(wanted: Wanted) -> Planned:
     if wanted.of_an_export is not None:
         if wanted.model is None:
             raise SpecError(f"{wanted.of_an_export} is for a model to be exported; name it with --model")
-        return _to_be_made(find_spec(wanted.model, wanted.models), wanted)
+        return _to_be_made(_entry(wanted.model, wanted.models), wanted)
     try:
         folder = find_bundle(wanted.model)
     except ModelNotFoundError:
@@ -85,6 +86,16 @@ def find_planned(wanted: Wanted) -> Planned:
             raise
         return _to_be_made(spec, wanted)
     return _made(read_bundle(folder), wanted)
+
+
+def _entry(model: str, models: Path | None) -> ModelSpec:
+    """The entry of that name; else that of a bundle, whose manifest has it."""
+    try:
+        return find_spec(model, models)
+    except ModelNotFoundError:
+        with suppress(ModelNotFoundError):
+            return read_bundle(find_bundle(model)).spec
+        raise
 
 
 def _made(bundle: Bundle, wanted: Wanted) -> Planned:
@@ -106,7 +117,10 @@ def _made(bundle: Bundle, wanted: Wanted) -> Planned:
 def _to_be_made(spec: ModelSpec, wanted: Wanted) -> Planned:
     about = _dimensions(spec)
     if about is None:
-        raise SpecError(f"models.{spec.name}: llm.dimensions is missing; add it, or export the model first")
+        raise SpecError(
+            f"models.{spec.name}: llm.dimensions is missing, and an export cannot be reckoned without; give an entry "
+            "of your own that has it (--models)"
+        )
     quant = check_quant(wanted.quant or spec.llm.quantization)
     precision = check_precision(wanted.precision or "int8")
     facts, graphs = quantised_facts(about, quant), reckoned_needs(spec, precision)

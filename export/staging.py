@@ -214,7 +214,7 @@ def writing(what: str, place: Path) -> Iterator[None]:
     """Turns what the system says into our errors."""
     again = "run the same command, finished parts are kept"
     advice = f"close what uses it, check its permissions and {again}"
-    with file_errors(what, f"free some and {again}", advice, place):
+    with file_errors(what, f"free some and {again}", advice, place=place):
         yield
 
 

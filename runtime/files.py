@@ -76,11 +76,14 @@ def is_disk_full(error: OSError) -> bool:
 
 
 @contextmanager
-def file_errors(what: Path | str, when_full: str, otherwise: str, place: Path | None = None) -> Iterator[None]:
+def file_errors(
+    what: Path | str, when_full: str, otherwise: str, with_many_open: str = "", place: Path | None = None
+) -> Iterator[None]:
     """Turns what the system refuses inside into our errors.
 
     Args:
-        what: what is written, for the message; place: where, if it does not say so. when_full, otherwise: what to do.
+        what: what is written, for the message; place: where, if it does not say so. when_full, with_many_open,
+            otherwise: what to do.
 
     Raises:
         DiskFullError, FileError: it was refused.
@@ -93,7 +96,9 @@ def file_errors(what: Path | str, when_full: str, otherwise: str, place: Path | 
         if is_disk_full(error):
             where = f" in {place}" if place else ""
             raise DiskFullError(f"{what}: no space left{where}; {when_full}") from error
-        raise FileError(f"{error.filename or what}: {error.strerror or error}; {otherwise}") from error
+        too_many = error.errno in (errno.EMFILE, errno.ENFILE)
+        advice = (too_many and with_many_open) or otherwise
+        raise FileError(f"{error.filename or what}: {error.strerror or error}; {advice}") from error
 
 
 def _sync_folder(folder: Path) -> None:

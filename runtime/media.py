@@ -84,7 +84,7 @@ class _Packets:
 
     tick: seconds of one unit of its times. fields: of interlaced H.264, whose pictures may come as two packets.
     is_even: each packet begins where the one before it ends, and is as long. jumps: one begins long before that, or
-    longer after it than any gap lasts: files were joined.
+    longer after it than any gap lasts: files were joined. turns: one is decoded, by its clock, before its predecessor.
     """
 
     tick: float = 0.0
@@ -96,13 +96,18 @@ class _Packets:
     length: int = 0  # of all together
     is_even: bool = True
     jumps: bool = False
+    turns: bool = False
     is_paired: bool = False  # a picture came as two packets, of which the first counts
     _is_half: bool = False  # the last one of pts is such a first one
+    _dts: int = _UNTIMED
     _first: int = 0  # durations
     _last: int = 0
 
     def add(self, packet: av.Packet[Any]) -> None:
         """Take note of the next one."""
+        if packet.dts is not None:
+            self.turns |= packet.dts < self._dts
+            self._dts = packet.dts
         is_second = self.fields is not None and self.fields.is_second(bytes(packet))
         self.is_paired |= is_second
         if not is_second:
@@ -245,7 +250,8 @@ def _fields(stream: av.VideoStream | av.AudioStream) -> Fields | None:
 def _on_one_clock(path: Path, form: str, rate: float, pictures: _Packets, sound: _Packets) -> MediaInfo:
     """What the packets of both streams say, in seconds since the first of what they show and let hear."""
     pictures.pts = _decodable(pictures)
-    pts = _distinct(pictures.pts) if form not in _NO_TIMES else None
+    is_counted = form in _NO_TIMES or (form in _BROADCASTS and pictures.turns)
+    pts = None if is_counted else _distinct(pictures.pts)
     times = _counted(pictures, form, rate) if pts is None else pts * pictures.tick
     if pts is not None and pictures.jumps and form in _BROADCASTS:
         times = _without_jumps(times, 1.0 / rate)

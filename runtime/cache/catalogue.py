@@ -147,11 +147,12 @@ def remove_traces(content: str | None = None) -> None:
 
 
 def remove_traces_unless_saved(content: str) -> None:
-    """What `remove_traces` does, where no timeline of the clip is saved, by whose deletion it would be done.
+    """What `remove_traces` does, where nothing else of the clip is kept, or being kept by another process.
 
     Raises: as `remove_traces`.
     """
-    if not any(path.name.partition("-")[0] == content[:CONTENT_DIGITS] for path in files(timelines_dir())):
+    kept = (*files(timelines_dir()), *files(prefixes_dir()))
+    if not any(path.name.partition("-")[0] == content[:CONTENT_DIGITS] for path in kept):
         remove_traces(content[:CONTENT_DIGITS])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -21,6 +22,7 @@ from ..timeline import ClipFeature, FrameFeature
 from .saved import ABOUT, MORE_FILES, SCHEMA, About, Rows, Saved, files, intact, read_saved, rows, timeline_folder
 
 LOCK = "lock"
+_PATIENCE_SECONDS, _RETRY_SECONDS = 2.0, 0.02  # while the folder goes and comes
 _LARGE = 64 << 20  # bytes of a chunk that is not merged again
 MOST_SMALL = 32  # chunks that are smaller: each one that is mapped holds a file open, and a process may have but 256
 
@@ -184,12 +186,15 @@ class Store:
             return rows(_opened(path).arrays())
 
     def _locked(self, stack: ExitStack, wait: Callable[[int], bool]) -> bool:
+        end = time.monotonic() + _PATIENCE_SECONDS
         while True:
             self.folder.mkdir(parents=True, exist_ok=True)
             try:
                 return stack.enter_context(locked(self.folder / LOCK, wait))
             except FileNotFoundError:
-                continue  # who held it had nothing to leave, and the folder went
+                if time.monotonic() > end:
+                    raise
+                time.sleep(_RETRY_SECONDS)  # who held it had nothing to leave, and the folder went
 
     def _leave_if_empty(self) -> None:
         """Remove the folder unless there are chunks in it."""
@@ -245,4 +250,4 @@ def _opened(path: Path) -> Chunk:
 
 def _saying(folder: Path) -> AbstractContextManager[None]:
     kept = "free some and run the same command, what is complete is kept"
-    return file_errors(folder, kept, f"set VLLAMA_CACHE to a folder that can be written, or {MORE_FILES}")
+    return file_errors(folder, kept, "set VLLAMA_CACHE to a folder that can be written", MORE_FILES)

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from tests.conftest import Vllama
 from vllama.cli import plan as command
 from vllama.runtime.bundle import shipped_bundle
 from vllama.runtime.machine import GpuMemory, Memory
+from vllama.runtime.registry import find_spec
 
 ENTRY = """
 [llm.small]
@@ -199,6 +201,26 @@ def test_a_bundle_that_is_there_is_planned_as_it_is_unless_another_is_asked_for(
     assert rows[0]["disk"] < 1e8 < 5e9 < rows[1]["disk"]
 
 
+def test_another_export_of_a_bundle_is_reckoned_from_the_entry_that_it_holds(vllama: Vllama, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(shipped_bundle(), tmp_path / "bundle"))
+    manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
+    manifest["spec"]["name"] = "private"
+    dimensions = find_spec("miniature").llm.dimensions
+    assert dimensions is not None
+    manifest["spec"]["llm"]["dimensions"] = asdict(dimensions)
+    (folder / "manifest.json").write_text(json.dumps(manifest), "utf-8")
+    rows = [
+        json.loads(vllama("plan", "--model", model, "--quant", "F16", "--json").stdout)
+        for model in (folder, "miniature")
+    ]
+    assert [(row["model"], row["exported"], row["quant"]) for row in rows] == [
+        ("private", False, "F16"), ("miniature", False, "F16"),
+    ]  # fmt: skip
+    made = planned(vllama)
+    for row in rows:
+        assert row["layer_bytes"][0] == pytest.approx(made["layer_bytes"][0] * 32 / 17, rel=0.01)  # 2 bytes for 34 / 32
+
+
 def test_what_cannot_be_reckoned_is_said(vllama: Vllama, tmp_path: Path) -> None:
     (tmp_path / "models.toml").write_text(ENTRY.partition("dimensions")[0] + ENTRY.partition("}\n")[2], "utf-8")
     model = ("--model", "video-llama-2-7b-chat")
@@ -209,7 +231,7 @@ def test_what_cannot_be_reckoned_is_said(vllama: Vllama, tmp_path: Path) -> None
         ((*model, "--precision", "int4"), "precision 'int4' is not known; use one of fp32, "),
         (
             ("--model", "mine", "--models", tmp_path / "models.toml"),
-            "models.mine: llm.dimensions is missing; add it, or export the model first",
+            "models.mine: llm.dimensions is missing, and an export cannot be reckoned without; give an entry ",
         ),
     ):
         done = vllama("plan", *how)

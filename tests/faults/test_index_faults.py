@@ -340,6 +340,17 @@ def test_clip_of_which_nothing_was_encoded_leaves_nothing(
     assert kept.saved
 
 
+def test_prefix_that_another_process_is_keeping_stays(
+    engine: Engine, minute: Path, cache: Path, nothing_comes: type[BaseException]
+) -> None:
+    part = cache / "prefixes" / f"{identify(minute).sha256[:32]}-0.safetensors.7.part"
+    part.parent.mkdir(parents=True)
+    part.touch()
+    with pytest.raises(nothing_comes):
+        engine.index(minute, must_save=True)
+    assert part in _kept(cache)
+
+
 def test_clip_of_which_something_is_kept_keeps_it_and_its_traces(
     engine: Engine, minute: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

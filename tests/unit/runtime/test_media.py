@@ -288,7 +288,7 @@ def test_a_field_without_its_other_one_is_no_picture(tmp_path: Path) -> None:
     assert numbers(info) == [*range(10), *range(11, 24)]
 
 
-@pytest.mark.parametrize("offsets", [(3600, 0), (0, 7200), (0, 0)])
+@pytest.mark.parametrize("offsets", [(3600, 0), (0, 7200), (0, 0), (10, 0)])
 def test_joined_broadcasts_are_as_long_as_both_and_their_sound_is_beside_their_pictures(
     offsets: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.conftest import needs_links
 from vllama.runtime import lock
 from vllama.runtime.cache.catalogue import find_entries, list_entries, remove_entry, remove_traces
 from vllama.runtime.cache.content import Content, remember
@@ -473,7 +474,9 @@ def test_description_that_cannot_be_opened_now_is_not_given_up(store: Store) -> 
 
 
 def test_too_many_open_files_is_told_as_such_when_writing(store: Store) -> None:
-    said = pytest.raises(FileError, match=f"{re.escape(str(store.folder))}: Too many open files; .*ulimit -n")
+    said = pytest.raises(
+        FileError, match=f"{re.escape(str(store.folder))}: Too many open files; allow more open files with `ulimit -n`"
+    )
     with store.writing(lambda process: False), _few_files(0), said:
         store.append(_frames(1), [], [])
 
@@ -729,3 +732,14 @@ def test_timeline_is_found_by_every_path_its_clip_had(store: Store, tmp_path: Pa
     remember(Content(copy, _CONTENT, 1, 2, 10**18))
     copy.unlink()
     assert [entry.id for entry in find_entries(str(copy))] == [store.folder.name]
+
+
+@needs_links
+def test_a_lock_that_leads_nowhere_is_said_and_not_tried_for_ever(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vllama.runtime.cache.store._PATIENCE_SECONDS", 0.1)
+    store.folder.mkdir(parents=True)
+    (store.folder / "lock").symlink_to(store.folder / "none" / "lock")
+    with pytest.raises(FileError, match="No such file or directory; set VLLAMA_CACHE"), store.writing(lambda _: False):
+        pytest.fail("it was locked")
