@@ -19,7 +19,6 @@ from . import options
 from .command import Command
 
 _LEAST_KEPT_SECONDS = 60.0
-_ENDED = "ended"  # what the status of a source says that is not tried again
 
 
 def watch(
@@ -96,7 +95,7 @@ def watch(
 def has_ended(status: LiveStatus) -> bool:
     """Whether nothing more will come of any source: a file's end, which its own note tells of."""
     sources = [source for source in (status.camera, status.microphone) if source is not None]
-    return all((source.state, source.detail) == ("lost", _ENDED) for source in sources)
+    return all(source.state == "ended" for source in sources)
 
 
 def ticks(step: float, end: float) -> Iterator[None]:

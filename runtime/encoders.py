@@ -13,7 +13,7 @@ from .backend import Backend, open_graph
 from .bundle import Bundle
 from .errors import BackendError
 from .fbank import clip_fbanks
-from .llm.worker import check_process
+from .forks import check_process
 from .memory import extended_positions
 from .pixels import pixel_values
 from .placement import Placement

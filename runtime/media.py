@@ -40,10 +40,7 @@ class MediaInfo:
 
     frame_times: seconds of each picture in display order, empty without pictures. frame_rate: average per second, 0 of
     a picture or sound file. duration: seconds of the longer of picture and sound. sound_start: seconds at which the
-    sound begins. tracks: of sound that can be decoded. track: the one of them that is heard, counted from 1: that which
-    FFmpeg likes best. language: of that one, as the file says it. other_track: one that is not heard, counted from 0
-    among all, as FFmpeg does. may_be_cut: its last page is missing, or it never had one. heard: what reading its sound
-    has found out.
+    sound begins. sound_notes: what a listener should know. heard: what reading its sound has found out.
     """
 
     path: Path
@@ -53,29 +50,11 @@ class MediaInfo:
     duration: float
     has_audio: bool
     sound_start: float = 0.0
-    tracks: int = 0
-    track: int = 1
-    language: str = ""
-    other_track: int = 1
-    may_be_cut: bool = False
+    sound_notes: tuple[str, ...] = ()
     heard: Heard = field(default_factory=Heard, repr=False)
     _pts: NDArray[np.int64] | None = field(default=None, repr=False)  # in display order; None: count the pictures
     _keyframes: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64), repr=False)
     counts_by_clock: bool = field(default=False, repr=False)  # the sound: its packets follow without a gap
-
-    def sound_notes(self) -> list[str]:
-        """What a listener should know: which of several sound tracks is heard, and how to hear another one."""
-        notes = []
-        if self.tracks > 1:
-            language = f" ({self.language})" if self.language else ""
-            pictures = "-map 0:v " if self.kind == "video" else ""
-            notes.append(
-                f"hears sound track {self.track} of {self.tracks}{language}; "
-                f"for another: ffmpeg -i FILE {pictures}-map 0:a:{self.other_track} -c copy NEW.mkv"
-            )
-        if self.may_be_cut:
-            notes.append("its last page is missing, so it may be cut; recordings of web radio have none either")
-        return notes
 
 
 @dataclass
@@ -160,14 +139,16 @@ def probe(path: Path) -> MediaInfo:
         found = _demux(path, container, [stream for stream in (video, audio) if stream is not None])
         check_seconds(path, container, {index: packets.end * packets.tick for index, packets in found.items()})
         form = container.format.name
-        tracks, track, language, other = _tracks(container, audio)
+        notes = [_which_track(container, audio)]
         rate = _frame_rate(video) if video is not None else 0.0
         pictures = found[video.index] if video is not None else _Packets()
         sound = found[audio.index] if audio is not None else _Packets()
     if not pictures.pts and not sound.pts:
         raise DecodeError(f"{path}: holds no whole picture and no sound; it may be cut, get the file again")
     info = _on_one_clock(path, form, rate, pictures, sound)
-    return replace(info, tracks=tracks, track=track, language=language, other_track=other, may_be_cut=may_be_cut(path))
+    if may_be_cut(path):
+        notes.append("its last page is missing, so it may be cut; recordings of web radio have none either")
+    return replace(info, sound_notes=tuple(filter(None, notes)))
 
 
 def read_frames(info: MediaInfo, wanted: Sequence[int], size: int) -> Iterator[Frame]:
@@ -208,14 +189,19 @@ def _check_file(path: Path) -> None:
         raise MediaError(f"{path}: is empty; get the file again")
 
 
-def _tracks(container: InputContainer, heard: av.AudioStream | None) -> tuple[int, int, str, int]:
-    """What MediaInfo says of sound tracks: tracks, track, language and other_track."""
+def _which_track(container: InputContainer, heard: av.AudioStream | None) -> str:
+    """Which of several sound tracks is heard, and how to hear another one; "" where there is no choice."""
     every, able = container.streams.audio, audio_tracks(container)
-    if heard not in able:
-        return len(every), 1, "", 1
-    language = heard.metadata.get("language", "und")
-    other = next((number for number, stream in enumerate(every) if stream in able and stream != heard), 1)
-    return len(able), 1 + able.index(heard), "" if language == "und" else language, other
+    if heard not in able or len(able) == 1:
+        return ""
+    named = heard.metadata.get("language", "und")
+    language = "" if named == "und" else f" ({named})"
+    other = next(number for number, stream in enumerate(every) if stream in able and stream != heard)
+    pictures = "-map 0:v " if video_stream(container) is not None else ""
+    return (
+        f"hears sound track {1 + able.index(heard)} of {len(able)}{language}; "
+        f"for another: ffmpeg -i FILE {pictures}-map 0:a:{other} -c copy NEW.mkv"
+    )
 
 
 def _frame_rate(video: av.VideoStream) -> float:

@@ -68,7 +68,7 @@ class Library:
         _check_use(path, info.kind, info.duration, need, self.bundle.spec)
         remember(content)  # not of a file that cannot be used: no timeline of it would be there to delete
         hears = need.audio and self.bundle.spec.audio is not None
-        for text in info.sound_notes() if hears else ():
+        for text in info.sound_notes if hears else ():
             note(f"{path}: {text}")
         timeline = found or timeline or _from_info(info, content, self.bundle)
         saver = Saver(timeline, content, self.bundle, must_save, note)

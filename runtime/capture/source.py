@@ -19,17 +19,21 @@ _CLOSE_SECONDS = 15.0  # more than any stream is waited for
 _LOOK_SECONDS = 0.5  # with a limit to each wait Ctrl-C is seen on Windows, too
 
 
+State = Literal["on", "paused", "lost", "ended"]
+
+
 @dataclass(frozen=True)
 class SourceStatus:
     """How a camera or a microphone does right now.
 
     name: what a person calls it: "camera 0", "http://...", "pulse". detail: "", or the one line why it is lost.
+    state: "lost" is tried again, "ended", of a file, is not.
     seen: frames or samples that came. dropped: frames that were replaced unseen, or samples that were lost.
     rate: frames (or samples) per second, over the last seconds.
     """
 
     name: str
-    state: Literal["on", "paused", "lost"]
+    state: State
     detail: str
     seen: int
     dropped: int
@@ -49,7 +53,7 @@ class Source(ABC):
     def __init__(self, name: str, clock: Clock, note: Callable[[str], None]) -> None:
         self.name, self._clock, self._note = name, clock, note
         self._news = threading.Condition()
-        self._state: Literal["on", "paused", "lost"] = "lost"
+        self._state: State = "lost"
         self._detail = "being opened"
         self._failed: DeviceError | None = None
         self._paused = self._closed = self._idle = self._begun = False
@@ -188,12 +192,15 @@ class Source(ABC):
                     self._wait = _FIRST_WAIT
                 said = str(error) if isinstance(error, EndedError) else f"{error}; trying again"
             self._failed = error
-            self._set("lost", str(error).removeprefix(f"{self.name}: "))
+            if isinstance(error, EndedError):
+                self._set("ended", "")
+            else:
+                self._set("lost", str(error).removeprefix(f"{self.name}: "))
             self._news.notify_all()
         if said:
             self._note(said)
 
-    def _set(self, state: Literal["on", "paused", "lost"], detail: str) -> None:
+    def _set(self, state: State, detail: str) -> None:
         if state != self._state:
             self._state, self._since = state, self._clock.now()
             self._lately.clear()

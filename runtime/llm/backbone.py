@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import BackendError, ContextOverflowError, ShapeError, SpecError
+from ..forks import check_process
 from ..machine import physical_cores
 from ..prompt import ControlToken, Piece
 from ..spec import Sampling
@@ -19,7 +20,7 @@ from ..types import Embeds, Finish, Float32, is_whole
 from .llama_context import Kv, LlamaContext, LlmSettings, Rows
 from .rows import Key, KvPrefix, batch_of, common, keys_of, runs_of
 from .sampler import Sampler
-from .worker import Call, Worker, check_process
+from .worker import Call, Worker
 
 _CLOSED = "the language model was closed; open it again"
 MAX_THREADS = 512  # llama.cpp's own, beyond which it ends the process

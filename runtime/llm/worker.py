@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 import weakref
@@ -113,12 +112,6 @@ class Worker:
     def close(self) -> None:
         """End the thread."""
         self._end()
-
-
-def check_process(opened_in: int) -> None:
-    """Raise BackendError where a process is not the one something was opened in: threads do not live through a fork."""
-    if os.getpid() != opened_in:
-        raise BackendError("this engine was opened before a fork; open one in each process")
 
 
 def _work(calls: SimpleQueue[Call[object] | None]) -> None:

@@ -26,7 +26,7 @@ SEEN = Score(Span(2.0, 4.0), 0.61, "a red circle?", (2.5, 3.5))
 UNDECIDED = Score(Span(2.0, 4.0), None, "The circle is red.", (2.5,))
 NOTHING = Score(Span(2.0, 4.0), None, "")
 ON = SourceStatus("source", "on", "", 1, 0, 0.0)
-ENDED = SourceStatus("source", "lost", "ended", 1, 0, 0.0)
+ENDED = SourceStatus("source", "ended", "", 1, 0, 0.0)
 
 
 @pytest.fixture
@@ -60,9 +60,9 @@ def test_what_takes_a_while_moves_no_tick_and_what_was_missed_is_left_out(now: l
     [
         (ENDED, None, True),
         (ON, None, False),
-        (replace(ENDED, detail="nothing comes any more"), None, False),
+        (replace(ON, state="lost", detail="nothing comes any more"), None, False),
         (ENDED, ON, False),
-        (None, replace(ENDED, detail="unplugged"), False),
+        (None, replace(ON, state="lost", detail="unplugged"), False),
     ],
 )
 def test_only_a_file_that_nothing_is_watched_beside_ends_it(

@@ -484,12 +484,11 @@ def test_file_that_cannot_be_used_leaves_no_trace(engine: Engine, tmp_path: Path
 def test_tracks_that_are_not_heard_are_said_where_there_is_something_to_hear_with(
     engine: Engine, sound_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    two, said = replace(probe(sound_file), tracks=2), list[str]()
+    two, said = replace(probe(sound_file), sound_notes=("hears sound track 1 of 2",)), list[str]()
     monkeypatch.setattr(library, "probe", lambda path: two)
     library._info.cache_clear()
     engine.index(sound_file, note=said.append)
-    told = "hears sound track 1 of 2; for another: ffmpeg -i FILE -map 0:a:1 -c copy NEW.mkv"
-    assert said == [f"{sound_file}: {told}"]
+    assert said == [f"{sound_file}: hears sound track 1 of 2"]
     engine.index(sound_file, note=said.append)
     assert len(said) == 1, "it is found, and nothing of it is read"
     library._info.cache_clear()

@@ -160,10 +160,10 @@ def test_a_film_that_a_server_offers_is_played_in_real_time(
         first = newest(camera)
         time.sleep(1.0)
         later = newest(camera, first.index)
-        until(lambda: camera.status.state == "lost")
+        until(lambda: camera.status.state == "ended")
     assert later.time - first.time == pytest.approx((later.index - first.index) / 10, abs=0.01)
     assert 7 <= later.index - first.index <= 15
-    assert (camera.status.detail, camera.status.seen) == ("ended", 20)
+    assert (camera.status.state, camera.status.seen) == ("ended", 20)
 
 
 def test_nothing_newer_is_none_after_the_timeout(server: MjpegServer, open_camera: Open) -> None:
@@ -211,7 +211,7 @@ def test_a_file_is_a_camera_in_real_time_with_the_pictures_of_the_file(
         assert apart[frame.index] < 6.0  # OpenCV makes RGB before it is made smaller, which shows at hard edges
     until(lambda: notes)
     assert notes == [f"{path}: ended"]
-    assert (camera.status.state, camera.status.detail, camera.status.seen) == ("lost", "ended", 20)
+    assert (camera.status.state, camera.status.detail, camera.status.seen) == ("ended", "", 20)
     assert camera.newest(-1, 0.0) is None
     assert camera.picture() is None
 

@@ -110,7 +110,7 @@ def test_one_that_ended_is_not_tried_again() -> None:
     status, opened = tap.status, len(tap.opened)
     tap.close()
     assert tap.notes == ["tap: ended"]
-    assert (status.state, status.detail, opened) == ("lost", "ended", 1)
+    assert (status.state, status.detail, opened) == ("ended", "", 1)
 
 
 def test_the_rate_is_that_of_the_last_seconds() -> None:
